@@ -1,0 +1,58 @@
+"""What happened, in numbers: the accidents that did not happen are the point of this library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from threading import Lock
+
+NAMES = {
+    "created": "records made",
+    "committed": "commits that changed a key",
+    "touched": "idle deadlines moved without another change",
+    "moved": "logins and rotations",
+    "ended": "records ended by this process",
+    "merged": "commits onto a record that another request had changed meanwhile",
+    "refused": "late writes refused because the session had been ended",
+    "not_saved": "writes answered 503 because the session went on under another id",
+    "quiet": "requests with a cookie whose record ended a moment ago",
+    "absent": "valid cookies whose record the store does not know",
+    "lapsed": "valid cookies whose record had passed its idle deadline",
+    "lost": "records older than the cookie says: the store lost a commit",
+    "malformed": "cookies that are no token",
+    "forged": "cookies whose signature no key verifies",
+    "expired": "cookies past their absolute deadline",
+    "ambiguous": "requests with several different cookies of our name",
+    "corrupt": "records or single keys that could not be read",
+    "unavailable": "steps that the store did not answer in time",
+    "repeated": "commands sent again after a connection broke",
+}
+
+
+class Counts(Mapping[str, int]):
+    """Counters since this process started, one for each of `NAMES`."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._lock = Lock()
+        self._numbers = dict.fromkeys(NAMES, 0)
+
+    def add(self, name: str, number: int = 1) -> None:
+        """Count; threads may."""
+        with self._lock:
+            self._numbers[name] += number
+
+    def __getitem__(self, name: str) -> int:
+        """How often."""
+        return self._numbers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        """How many names."""
+        return len(self._numbers)
+
+    def __repr__(self) -> str:
+        """Those above zero."""
+        return f"Counts({ {name: number for name, number in self.items() if number} })"

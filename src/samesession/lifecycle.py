@@ -1,0 +1,481 @@
+"""The life of a session over one store: opened, committed, moved, ended.
+
+Every step towards the store is one of the protocol's calls, made in an order that stays right
+whatever races with it and wherever the process dies (DESIGN S4 to S6). No clock, no randomness and
+no event loop: they are passed in, so a test can run every interleaving of two requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from samesession.counts import Counts
+from samesession.errors import (
+    NotSavedError,
+    ResponseStartedError,
+    RetryableError,
+    StoreCorruptError,
+    StoreUnavailableError,
+)
+from samesession.record import (
+    MARK_MS,
+    TOKEN_BYTES,
+    Applied,
+    Delta,
+    Ended,
+    Ending,
+    Key,
+    Lost,
+    Mark,
+    Origin,
+    Outcome,
+    Reason,
+    Record,
+    Version,
+    after,
+    made,
+)
+from samesession.session import Changes, Client, Life, Session
+from samesession.settings import Limits
+from samesession.store import Store, end_with_successors
+from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
+
+TOUCH_FRACTION = 20
+"""One write an idle/20; costs 5 % of idle precision (DESIGN S10)."""
+
+LATE_MS = 25_000
+"""A request older than this may meet a record whose mark is gone: 5 s less than `MARK_MS`."""
+
+_request: ContextVar[Life | None] = ContextVar("samesession_request", default=None)
+
+
+class Tools(Struct, frozen=True):
+    """What a life needs beside a store.
+
+    Attributes:
+        clock: milliseconds since the epoch.
+        random: that many unpredictable bytes (`samesession._random`).
+    """
+
+    signer: Signer
+    limits: Limits
+    counts: Counts
+    clock: Callable[[], int]
+    random: Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One entry of a principal's list of sessions.
+
+    Attributes:
+        handle: what `Sessions.end` takes; useless as a cookie.
+        last_seen: exact to a twentieth of the idle limit.
+        user_agent: of the browser that signed in, at most 128 characters.
+        address: the client's network (/24 or /48), not its address.
+    """
+
+    handle: Key
+    created_at: datetime
+    last_seen: datetime
+    expires_at: datetime
+    user_agent: str
+    address: str
+
+
+class Lifecycle:
+    """The verbs, over one store."""
+
+    def __init__(self, store: Store, tools: Tools) -> None:
+        """Compose."""
+        self.store = store
+        self._tools = tools
+        self._signer = tools.signer
+        self._counts = tools.counts
+        self._clock = tools.clock
+
+    # -- open ------------------------------------------------------------------------------------
+
+    async def open(self, value: bytes | None, client: Callable[[], Client] = Client) -> Session:
+        """See `Sessions.open`."""
+        now = self._clock()
+        life = Life(now, self._tools.limits.size_bytes, client)
+        _request.set(life)
+        if value is None:
+            return Session(life)
+        token = self._signer.loads(value, now_ms=now)
+        if isinstance(token, Refusal):
+            self._counts.add(token.value)
+            return Session(life)
+        life.token, life.seen = token, token.version.number
+        try:
+            found = await self.store.load(token.key, at_least=token.version)
+        except StoreUnavailableError as failure:
+            self._counts.add("unavailable")
+            life.failure = failure
+        except StoreCorruptError:
+            self._counts.add("corrupt")
+        else:
+            self._judge(life, token.version, found, now)
+        session = Session(life)
+        if len(life.base) != len(life.saved):
+            self._counts.add("corrupt", len(life.saved) - len(life.base))
+        return session
+
+    def _judge(self, life: Life, seen: Version, found: Record | Mark | None, now: int) -> None:
+        """Decide what a loaded record is to the browser that named it."""
+        if isinstance(found, Record):
+            if found.ends_ms <= now:
+                self._counts.add("lapsed")
+                return
+            if not found.covers(seen):
+                self._counts.add("lost")
+            elif self.store.lags and found.version.number > seen.number:
+                life.seen = found.version.number
+                life.cookie = self._cookie(life, found)
+            life.record = found
+        elif found is None:
+            self._counts.add("absent")
+        elif now - found.at_ms < MARK_MS:
+            self._counts.add("quiet")
+            life.quiet = True
+
+    # -- commit ----------------------------------------------------------------------------------
+
+    async def finish(self, session: Session, *, failed: bool = False) -> None:
+        """See `Sessions.finish`."""
+        life = session._life
+        if failed:
+            if life.leaving is Reason.LOGOUT and life.record is not None:
+                await self._logout(life, life.record)
+            return
+        if life.failure is not None:
+            if life.failed:
+                raise life.failure.with_traceback(None)
+            return
+        if session._used:
+            await self.commit(session)
+
+    async def commit(self, session: Session) -> None:
+        """See `Sessions.commit`."""
+        session.mark_accessed()
+        life = session._life
+        try:
+            if life.leaving is not None:
+                await self._leave(session, life, life.leaving)
+            elif life.record is not None:
+                await self._change(session, life, life.record)
+            else:
+                await self._make(session, life)
+        except RetryableError as failure:
+            if isinstance(failure, StoreUnavailableError):
+                self._counts.add("unavailable")
+            life.failure, life.failed, life.cookie = failure, True, None
+            raise
+
+    async def _change(self, session: Session, life: Life, record: Record) -> None:
+        changes = session.changes()
+        now = self._clock()
+        idle_until = min(now + self._tools.limits.idle_ms, record.origin.absolute_ms)
+        if idle_until - record.idle_until_ms < self._tools.limits.idle_ms // TOUCH_FRACTION:
+            if not changes:
+                return
+            idle_until = 0
+        delta = Delta(
+            key=record.key,
+            token=self._tools.random(TOKEN_BYTES),
+            now_ms=now,
+            idle_until_ms=idle_until,
+            sets=changes.sets,
+            removes=changes.removes,
+            at_least=record.version,
+            floor=life.seen,
+            keep_empty=record.origin.principal is not None,
+        )
+        outcome = await self.store.commit(delta)
+        if isinstance(outcome, Lost):
+            # Between our load and this commit the store went back; what is there is gone on with.
+            self._counts.add("lost")
+            outcome = await self.store.commit(replace(delta, at_least=None))
+        self._settle(session, life, record, delta, outcome)
+
+    def _settle(
+        self, session: Session, life: Life, before: Record, delta: Delta, outcome: Outcome
+    ) -> None:
+        changes = Changes(dict(delta.sets), delta.removes)
+        if isinstance(outcome, Applied):
+            record = after(before, delta, outcome)
+            if not changes:
+                self._counts.add("touched")
+                life.record = record
+                return
+            self._counts.add("committed")
+            if record.version.number != max(before.version.number, delta.floor) + 1:
+                self._counts.add("merged")
+            self._keep(session, life, changes, record)
+            return
+        life.record, life.quiet = None, True
+        if isinstance(outcome, Ended):
+            mark = outcome.mark
+            if mark.token == delta.token:  # this commit took the last key away
+                self._counts.add("ended")
+                life.cookie, life.quiet = (None if life.started else ""), False
+                session.saw(changes)
+                return
+            if not (mark.reason.moved or mark.reason is Reason.EMPTIED):
+                self._counts.add("refused")
+                session.saw(changes)
+                return
+        if changes:
+            raise self._not_saved()
+
+    def _keep(self, session: Session, life: Life, changes: Changes, record: Record) -> None:
+        life.record = record
+        life.seen = max(life.seen, record.version.number)
+        session.saw(changes)
+        if not life.started:
+            life.cookie = self._cookie(life, record)
+
+    # -- make ------------------------------------------------------------------------------------
+
+    async def _make(self, session: Session, life: Life) -> None:
+        """Store a session for the first time, if there is anything to store."""
+        changes = session.changes()
+        signs_in = life.principal is not None
+        if not (changes or signs_in):
+            return
+        now = self._clock()
+        absent_and_late = life.token is not None and now - life.arrived_ms > LATE_MS
+        if (life.quiet or absent_and_late) and not signs_in:
+            raise self._not_saved()
+        if life.started:
+            raise ResponseStartedError(
+                "a new session needs a cookie, and the response has begun; "
+                "write to the session before the first byte"
+            )
+        origin = self._origin(life, now)
+        id_, record = await self._create(origin, changes.sets, now, floor=life.seen)
+        if record is None:
+            raise self._not_saved()
+        life.token = Token(id_, record.version, origin.absolute_ms)
+        life.quiet, life.carries = False, True
+        self._keep(session, life, changes, record)
+
+    def _origin(self, life: Life, now: int) -> Origin:
+        absolute = now + self._tools.limits.lifetime_ms
+        if life.principal is None:
+            return Origin(now, absolute)
+        client = life.client()
+        return Origin(now, absolute, life.principal, now, client.user_agent, client.address)
+
+    async def _create(
+        self, origin: Origin, values: dict[str, bytes], now: int, floor: int
+    ) -> tuple[str, Record | None]:
+        """Enter the index, then insert; the other way round a sign-out everywhere could miss it."""
+        id_ = id_from(self._tools.random(ID_BYTES))
+        key = key_of(id_)
+        if origin.principal is not None:
+            await self.store.admit(origin.principal, key, origin.absolute_ms)
+        delta = Delta(
+            key=key,
+            token=self._tools.random(TOKEN_BYTES),
+            now_ms=now,
+            idle_until_ms=min(now + self._tools.limits.idle_ms, origin.absolute_ms),
+            sets=values,
+            origin=origin,
+            floor=floor,
+        )
+        if not isinstance(await self.store.commit(delta), Applied):
+            return id_, None  # a sign-out everywhere met it in the index, and marked it
+        self._counts.add("created")
+        return id_, made(delta, origin)
+
+    # -- leave -----------------------------------------------------------------------------------
+
+    async def _leave(self, session: Session, life: Life, reason: Reason) -> None:
+        record = life.record
+        if reason is Reason.LOGOUT:
+            if record is not None:
+                await self._logout(life, record)
+        elif record is not None:
+            await self._move(session, life, record, reason)
+            return
+        life.leaving, life.carries = None, True
+        await self._make(session, life)
+
+    async def _logout(self, life: Life, record: Record) -> None:
+        ending = self._ending(Reason.LOGOUT, life)
+        mark = await end_with_successors(self.store, record.key, ending)
+        if record.origin.principal is not None:
+            await self.store.dismiss(record.origin.principal, record.key)
+        life.record, life.token = None, None
+        if mark.token == ending.token:
+            # Only the response of the request that ended it clears the cookie: a late one would
+            # delete a newer login's.
+            self._counts.add("ended")
+            life.cookie = None if life.started else ""
+        else:
+            life.quiet = True
+
+    async def _move(self, session: Session, life: Life, old: Record, reason: Reason) -> None:
+        """Go on in a new record: index, create, end the old one, carry over what raced."""
+        changes = session.changes()
+        now = self._clock()
+        login = reason is Reason.LOGIN
+        origin = self._origin(life, now) if login else old.origin
+        kept = life.saved if life.carries else {}
+        values = {k: v for k, v in kept.items() if k not in changes.removes} | changes.sets
+        id_, new = await self._create(origin, values, now, floor=life.seen)
+        if new is None:
+            await self._forget(origin, key_of(id_))
+            self._give_up(session, life, changes, must_say=login)
+            return
+        mark = await self.store.end(old.key, Ending(reason, now, self._token_of(life), new.key))
+        if not _may_go_on(mark, new, login):
+            await end_with_successors(self.store, new.key, self._ending(_why(mark), life))
+            await self._forget(origin, new.key)
+            elsewhere = mark.reason.moved and bool(changes)
+            self._give_up(session, life, changes, must_say=login or elsewhere)
+            return
+        if life.carries and mark.successor == new.key and mark.final is not None:
+            moved = await self._carry(new, kept, mark.final.values, changes)
+            if moved is None:
+                self._give_up(session, life, changes, must_say=login)
+                return
+            new = moved
+        if old.origin.principal is not None:
+            await self.store.dismiss(old.origin.principal, old.key)
+        self._counts.add("moved")
+        life.token = Token(id_, new.version, origin.absolute_ms)
+        life.leaving, life.carries, life.quiet = None, True, False
+        self._keep(session, life, changes, new)
+
+    async def _carry(
+        self,
+        new: Record,
+        known: Mapping[str, bytes],
+        final: Mapping[str, bytes],
+        changes: Changes,
+    ) -> Record | None:
+        """Bring over what others committed to the old record while the new one was made."""
+        ours = changes.sets.keys() | set(changes.removes)
+        late = {k: v for k, v in final.items() if known.get(k) != v and k not in ours}
+        gone = tuple(k for k in known if k not in final and k not in ours)
+        if not (late or gone):
+            return new
+        self._counts.add("merged")
+        delta = Delta(
+            key=new.key,
+            token=self._tools.random(TOKEN_BYTES),
+            now_ms=self._clock(),
+            sets=late,
+            removes=gone,
+            keep_empty=True,
+        )
+        outcome = await self.store.commit(delta)
+        return after(new, delta, outcome) if isinstance(outcome, Applied) else None
+
+    def _give_up(self, session: Session, life: Life, changes: Changes, *, must_say: bool) -> None:
+        """The old record was ended by somebody else: be quiet, or say that something was lost."""
+        life.record, life.leaving, life.quiet = None, None, True
+        if must_say:
+            raise self._not_saved()
+        self._counts.add("refused")
+        session.saw(changes)
+
+    async def _forget(self, origin: Origin, key: Key) -> None:
+        if origin.principal is not None:
+            await self.store.dismiss(origin.principal, key)
+
+    def _not_saved(self) -> NotSavedError:
+        self._counts.add("not_saved")
+        return NotSavedError("the session went on elsewhere meanwhile; this change was not kept")
+
+    # -- administration ----------------------------------------------------------------------------
+
+    async def held_by(self, principal: str) -> list[Held]:
+        """See `Sessions.held_by`."""
+        now = self._clock()
+        return [
+            Held(
+                handle=record.key,
+                created_at=_datetime(record.origin.created_ms),
+                last_seen=_datetime(record.seen_ms),
+                expires_at=_datetime(record.ends_ms),
+                user_agent=record.origin.user_agent,
+                address=record.origin.address,
+            )
+            for record in await self.store.held_by(principal)
+            if record.ends_ms > now
+        ]
+
+    async def end(self, handle: str) -> bool:
+        """See `Sessions.end`."""
+        ending = self._ending(Reason.REVOKED, _request.get())
+        mark = await end_with_successors(self.store, Key(handle), ending)
+        ended = mark.token == ending.token
+        if ended:
+            self._counts.add("ended")
+        return ended
+
+    async def end_all(self, principal: str, *, keep: Session | None = None) -> int:
+        """See `Sessions.end_all`."""
+        kept = None if keep is None else keep.handle
+        ending = self._ending(Reason.REVOKED, _request.get())
+        ended = await self.store.end_all(principal, ending, keep=kept)
+        self._counts.add("ended", ended)
+        return ended
+
+    def uncommitted(self, session: Session) -> bool:
+        """Whether something changed since the last commit; after the response began, a fault."""
+        life = session._life
+        return session._used and (life.leaving is not None or bool(session.changes()))
+
+    async def ended(self, session: Session) -> bool:
+        """Whether a loaded session is over by now; asks the store (for websockets)."""
+        record = session._life.record
+        if record is None:
+            return False
+        found = await self.store.load(record.key, at_least=record.version)
+        return not isinstance(found, Record) or found.ends_ms <= self._clock()
+
+    def _ending(self, reason: Reason, life: Life | None) -> Ending:
+        token = self._tools.random(TOKEN_BYTES) if life is None else self._token_of(life)
+        return Ending(reason, self._clock(), token)
+
+    def _token_of(self, life: Life) -> bytes:
+        """One token for all endings of a request, so that it knows its own marks again."""
+        if not life.ending_token:
+            life.ending_token = self._tools.random(TOKEN_BYTES)
+        return life.ending_token
+
+    def _cookie(self, life: Life, record: Record) -> str:
+        token = life.token
+        assert token is not None  # noqa: S101  (a record was loaded or made under it)
+        version = record.version
+        if version.number < life.seen:
+            version = token.version  # a proven loss: the cookie keeps the number it has seen
+        return self._signer.dumps(Token(token.id, version, record.origin.absolute_ms))
+
+
+def _may_go_on(mark: Mark, new: Record, login: bool) -> bool:
+    """Whether a login or rotation stands, after what it found when it ended the old record."""
+    if mark.successor == new.key:
+        # A rotation of a record that had gone is no rotation; a login needs no old record.
+        return login or mark.final is not None
+    # Ended by somebody else: a rotation is over; a login is, if they wanted the session over.
+    return login and not mark.reason.final
+
+
+def _why(mark: Mark) -> Reason:
+    return mark.reason if mark.reason.final else Reason.EXPIRED
+
+
+def _datetime(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,297 @@
+"""A session as a versioned map, and the pure functions that decide what a commit or an end does.
+
+The rules, which every store keeps by calling `merge` and `finish` in one atomic step of its engine
+(or by saying the same in the engine's own language, as `stores/redis_scripts.py` does):
+
+1. Creating inserts only, committing updates only; nothing here is an upsert.
+2. An ended record beats every write. What ended it stays as a mark.
+3. Deltas merge per key. On the same key the later commit in the authority's order wins.
+4. Each commit that changes a key raises the version; a touch alone does not, and never shortens.
+5. A token seen before changes nothing: a commit may be sent twice.
+6. A principal and an absolute deadline belong to a record from its making on.
+
+No clock, no randomness, no input or output: times come in as milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NewType
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+Key = NewType("Key", str)
+"""The engine's name of a record: a hash of the id, so that a dump of a store holds no cookie."""
+
+TOKEN_BYTES = 8
+TAG_BYTES = 2
+COMMITS_KEPT = 4
+"""With one stored token, a retry that came after another commit was applied again (MEASURED 9)."""
+
+MARK_MS = 30_000
+"""How long every engine keeps the mark of an ended record, at least."""
+
+
+class Reason(StrEnum):
+    """Why a record ended."""
+
+    LOGOUT = "logout"
+    LOGIN = "login"
+    ROTATED = "rotated"
+    REVOKED = "revoked"
+    DISPLACED = "displaced"
+    EMPTIED = "emptied"
+    EXPIRED = "expired"
+
+    @property
+    def moved(self) -> bool:
+        """Whether the session went on in another record."""
+        return self in _MOVED
+
+    @property
+    def final(self) -> bool:
+        """Whether somebody wanted the session over, and so its successors too."""
+        return self in _FINAL
+
+
+_MOVED = frozenset({Reason.LOGIN, Reason.ROTATED})
+_FINAL = frozenset({Reason.LOGOUT, Reason.REVOKED, Reason.DISPLACED})
+
+
+class Version(Struct, frozen=True, array_like=True):
+    """A point in a record's life: the number of a commit, and two bytes of that commit's token."""
+
+    number: int
+    tag: bytes
+
+
+class Commit(Struct, frozen=True, array_like=True):
+    """One commit that a record remembers."""
+
+    number: int
+    token: bytes
+
+    @property
+    def version(self) -> Version:
+        """What the cookie carries of it."""
+        return Version(self.number, self.token[:TAG_BYTES])
+
+
+class Origin(Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What is fixed when a record is made, and never changes hands."""
+
+    created_ms: int
+    absolute_ms: int
+    principal: str | None = None
+    authenticated_ms: int | None = None
+    user_agent: str = ""
+    address: str = ""
+
+
+class Record(Struct, frozen=True, array_like=True):
+    """One session: who, how long, which commits, and each key's encoded value."""
+
+    key: Key
+    origin: Origin
+    commits: tuple[Commit, ...]
+    seen_ms: int
+    idle_until_ms: int
+    values: Mapping[str, bytes]
+
+    @property
+    def version(self) -> Version:
+        """The newest commit's version."""
+        return self.commits[-1].version
+
+    @property
+    def ends_ms(self) -> int:
+        """The idle or the absolute deadline, whichever is earlier."""
+        return min(self.idle_until_ms, self.origin.absolute_ms)
+
+    def covers(self, seen: Version) -> bool:
+        """Whether this record holds what the commit ``seen`` wrote.
+
+        A number alone would be fooled by a store that lost a commit and has passed its number
+        since; so the commits still remembered are compared by their tags too.
+        """
+        newest = self.commits[-1]
+        if newest.number <= seen.number:
+            return newest.number == seen.number and newest.token[:TAG_BYTES] == seen.tag
+        for commit in reversed(self.commits):
+            if commit.number <= seen.number:
+                return commit.number == seen.number and commit.token[:TAG_BYTES] == seen.tag
+        return True
+
+
+class Mark(Struct, frozen=True, array_like=True):
+    """What stays of an ended record.
+
+    Attributes:
+        token: of the request that ended it, so that its retry is recognised.
+        successor: the record in which the session went on (login, rotation).
+        final: the contents at the end, kept for a login's or a rotation's retry.
+    """
+
+    reason: Reason
+    at_ms: int
+    token: bytes
+    successor: Key | None = None
+    final: Record | None = None
+
+
+class Delta(Struct, frozen=True):
+    """Everything that one commit asks for.
+
+    Attributes:
+        token: makes a second sending harmless; random, `TOKEN_BYTES` long.
+        now_ms: the sender's clock, for deadlines.
+        idle_until_ms: the idle deadline that the sender wants at least; 0 leaves it alone.
+        origin: present when the record is to be made, absent when it is to be changed.
+        at_least: what the sender built on; a record that does not cover it answers `Lost`.
+        floor: the highest version number that the browser has seen.
+        keep_empty: lets an anonymous record live without a key.
+        ack: copies that must hold the commit before it is answered (clusters).
+    """
+
+    key: Key
+    token: bytes
+    now_ms: int
+    idle_until_ms: int = 0
+    sets: Mapping[str, bytes] = {}
+    removes: tuple[str, ...] = ()
+    origin: Origin | None = None
+    at_least: Version | None = None
+    floor: int = 0
+    keep_empty: bool = False
+    ack: int = 1
+
+    @property
+    def changes(self) -> bool:
+        """Whether it sets or removes a key; otherwise it is a touch, or makes a record."""
+        return bool(self.sets or self.removes)
+
+
+class Ending(Struct, frozen=True):
+    """Everything that one end asks for."""
+
+    reason: Reason
+    at_ms: int
+    token: bytes
+    successor: Key | None = None
+
+
+class Applied(Struct, frozen=True):
+    """The delta holds. An engine need not send the whole record back, so this is what it decided."""
+
+    commits: tuple[Commit, ...]
+    seen_ms: int
+    idle_until_ms: int
+
+
+class Ended(Struct, frozen=True):
+    """The record is over, and the delta was refused (or ended it: `Reason.EMPTIED`)."""
+
+    mark: Mark
+
+
+class Absent(Struct, frozen=True):
+    """There is no such record and no mark of one; the delta was refused."""
+
+
+class Taken(Struct, frozen=True):
+    """A record was to be made and another one has its key."""
+
+
+class Lost(Struct, frozen=True):
+    """The record does not cover what the delta was built on; nothing was written."""
+
+    commits: tuple[Commit, ...]
+
+
+Outcome = Applied | Ended | Absent | Taken | Lost
+
+
+def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record | Mark | None]:
+    """Decide what a delta does to what is stored.
+
+    Returns:
+        The outcome, and what to write in the same atomic step (None: nothing).
+    """
+    if isinstance(stored, Mark):
+        return Ended(stored), None
+    if stored is None:
+        return (Absent(), None) if delta.origin is None else _create(delta, delta.origin)
+    if any(commit.token == delta.token for commit in stored.commits):
+        return _applied(stored), None
+    if delta.origin is not None:
+        return Taken(), None
+    if stored.ends_ms <= delta.now_ms:
+        return Ended(Mark(Reason.EXPIRED, stored.ends_ms, b"")), None
+    if delta.at_least is not None and not stored.covers(delta.at_least):
+        return Lost(stored.commits), None
+    return _update(stored, delta)
+
+
+def after(record: Record, delta: Delta, applied: Applied) -> Record:
+    """The record as the sender of a delta knows it now: its snapshot, and its own change."""
+    return replace(
+        record,
+        commits=applied.commits,
+        seen_ms=applied.seen_ms,
+        idle_until_ms=applied.idle_until_ms,
+        values=_merged(record.values, delta),
+    )
+
+
+def made(delta: Delta, origin: Origin) -> Record:
+    """The record that a creating delta makes."""
+    first = Commit(delta.floor + 1, delta.token)
+    return Record(delta.key, origin, (first,), delta.now_ms, delta.idle_until_ms, dict(delta.sets))
+
+
+def finish(stored: Record | Mark | None, ending: Ending) -> Mark:
+    """Decide which mark stands after an end: the first one, whoever asks again."""
+    if isinstance(stored, Mark):
+        return stored
+    expired = stored is not None and stored.ends_ms <= ending.at_ms
+    kept = stored if ending.reason.moved and not expired else None
+    return Mark(ending.reason, ending.at_ms, ending.token, ending.successor, kept)
+
+
+def _create(delta: Delta, origin: Origin) -> tuple[Outcome, Record]:
+    record = made(delta, origin)
+    return _applied(record), record
+
+
+def _update(stored: Record, delta: Delta) -> tuple[Outcome, Record | Mark | None]:
+    commits, values = stored.commits, stored.values
+    if delta.changes:
+        values = _merged(values, delta)
+        if not (values or delta.keep_empty or stored.origin.principal is not None):
+            mark = Mark(Reason.EMPTIED, delta.now_ms, delta.token)
+            return Ended(mark), mark
+        number = max(commits[-1].number, delta.floor) + 1
+        commits = (*commits, Commit(number, delta.token))[-COMMITS_KEPT:]
+    elif delta.idle_until_ms <= stored.idle_until_ms:
+        return _applied(stored), None
+    touched = delta.idle_until_ms > stored.idle_until_ms
+    record = replace(
+        stored,
+        commits=commits,
+        values=values,
+        seen_ms=max(stored.seen_ms, delta.now_ms) if touched else stored.seen_ms,
+        idle_until_ms=max(stored.idle_until_ms, delta.idle_until_ms),
+    )
+    return _applied(record), record
+
+
+def _merged(values: Mapping[str, bytes], delta: Delta) -> dict[str, bytes]:
+    removed = frozenset(delta.removes)
+    kept = {k: v for k, v in values.items() if k not in removed} if removed else dict(values)
+    return kept | dict(delta.sets)
+
+
+def _applied(record: Record) -> Applied:
+    return Applied(record.commits, record.seen_ms, record.idle_until_ms)

@@ -1,0 +1,394 @@
+"""The session that an application holds: a dict in every respect, judged by comparison at commit.
+
+Values are decoded into the real dict at once, because C libraries (orjson, msgspec, ``dict(s)``,
+``{**s}``) read a dict subclass past its methods. For the same reason nothing is tracked by flags:
+what changed is found by comparing the contents with what was loaded, values of mutable types by
+their bytes. So a change inside a list is noticed, and a C library's change too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from samesession.codec import ATOMS, decode, decode_all, encode
+from samesession.errors import (
+    ResponseStartedError,
+    RetryableError,
+    SessionTooLargeError,
+    ValueNotStorableError,
+)
+from samesession.record import Key, Reason, Record
+from samesession.token import Token
+
+PRINCIPAL_BYTES = 256
+_MISSING = object()
+
+
+class Client(NamedTuple):
+    """Who asks, as the adapter knows it; kept with a signed-in session for its owner's list."""
+
+    user_agent: str = ""
+    address: str = ""
+
+
+class Changes(NamedTuple):
+    """What a request did to its session: encoded values to set, and keys to remove."""
+
+    sets: dict[str, bytes]
+    removes: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.sets or self.removes)
+
+
+class Life:
+    """What a session knows beside its contents; the lifecycle and the adapters read it.
+
+    Attributes:
+        arrived_ms: when the request came.
+        size_limit: bytes of all keys and encoded values.
+        client: who asks; called when a signed-in record is made.
+        token: the valid cookie that came, if one did.
+        record: as loaded or last committed; None while the session is new.
+        seen: the highest version number that the browser has seen.
+        quiet: the cookie's record ended a moment ago, so nothing new is made for it (S6).
+        leaving: how the loaded record will end at the commit: logout, login or rotation.
+        carries: whether the contents go along when the record is left.
+        started: the response began; a new cookie can no longer be sent.
+        failure: why loading failed; raised at every use.
+        failed: the failure was shown to the handler, so the answer must be 503.
+        ending_token: of every end that this request asks for, so that it knows its own marks.
+        cookie: the value to set; "" deletes the cookie; None leaves it alone.
+        saved: the encoded values as loaded or last committed.
+        base: the decoded values that stood in the dict then.
+        weights: bytes of each key, once something was written.
+    """
+
+    # Defaults stand on the class: a request sets the few that differ (1 µs less than a dataclass).
+    token: Token | None = None
+    record: Record | None = None
+    seen = 0
+    principal: str | None = None
+    quiet = False
+    leaving: Reason | None = None
+    carries = True
+    started = False
+    failure: RetryableError | None = None
+    failed = False
+    ending_token = b""
+    cookie: str | None = None
+    saved: Mapping[str, bytes] = MappingProxyType({})
+    base: Mapping[str, Any] = MappingProxyType({})
+    weights: dict[str, int] | None = None
+
+    def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
+        """Begin."""
+        self.arrived_ms = arrived_ms
+        self.size_limit = size_limit
+        self.client = client
+
+
+class Session(dict[str, Any]):
+    """One visitor's data, the same on every server."""
+
+    __slots__ = ("_life", "_used", "_written")
+
+    def __init__(self, life: Life) -> None:
+        """Fill the dict from the record that was loaded, if any."""
+        self._life = life
+        self._used = self._written = False
+        if life.record is not None:
+            life.principal = life.record.origin.principal
+            life.saved = life.record.values
+            life.base = decode_all(life.saved)
+            super().update(life.base)
+
+    # -- who, and until when -------------------------------------------------------------------
+
+    @property
+    def principal(self) -> str | None:
+        """Who is signed in, or None."""
+        self.mark_accessed()
+        return self._life.principal
+
+    @property
+    def authenticated_at(self) -> datetime | None:
+        """When the principal signed in; rotation keeps it."""
+        record = self._opened()
+        return None if record is None else _datetime(record.origin.authenticated_ms)
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the record was made; None before the first commit."""
+        record = self._opened()
+        return None if record is None else _datetime(record.origin.created_ms)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it ends if nobody uses it again, and at the latest; None before the first commit."""
+        record = self._opened()
+        return None if record is None else _datetime(record.ends_ms)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no record was found for this visitor."""
+        return self._opened() is None
+
+    @property
+    def handle(self) -> Key | None:
+        """Public name for lists and logs: the engine's key, a hash, useless as a cookie."""
+        record = self._opened()
+        return None if record is None else record.key
+
+    @property
+    def version(self) -> int:
+        """The number of the last commit that this browser can have seen; 0 before the first."""
+        record = self._opened()
+        return max(self._life.seen, 0 if record is None else record.version.number)
+
+    def login(self, principal: str) -> None:
+        """Sign in: at the commit a new record with a new cookie takes over (S6).
+
+        Over no principal or the same one the contents stay; over another one it starts empty.
+
+        Args:
+            principal: 1 to 256 bytes of text, such as ``str(user.id)``.
+        """
+        if not isinstance(principal, str) or not 0 < len(principal.encode()) <= PRINCIPAL_BYTES:
+            raise ValueNotStorableError(
+                f"login({principal!r}): a principal is a str of 1 to {PRINCIPAL_BYTES} bytes"
+            )
+        life = self._changeable("login()")
+        if life.principal not in {None, principal}:
+            self._start_empty()
+            life.carries = False
+        if life.leaving is not Reason.LOGOUT:
+            life.leaving = Reason.LOGIN
+        life.principal = principal
+
+    def logout(self) -> None:
+        """End the session everywhere, at the commit; it wins over every late write."""
+        self.mark_accessed()
+        life = self._life
+        life.leaving = Reason.LOGOUT
+        life.carries = False
+        life.principal = None
+        self._start_empty()
+
+    def rotate(self) -> None:
+        """Go on under a new id: same data, same principal, same deadline."""
+        life = self._changeable("rotate()")
+        if life.leaving is None:
+            life.leaving = Reason.ROTATED
+
+    def mark_accessed(self) -> None:
+        """Note that the answer depends on the session (``Vary: Cookie``); every method does."""
+        if not self._used:
+            self._use()
+
+    # -- a dict that says no ---------------------------------------------------------------------
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Set one key, refusing what could not be stored while the writer is still there."""
+        self.mark_accessed()
+        self._check({key: value})
+        self._written = True
+        super().__setitem__(key, value)
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        """As dict does."""
+        if key not in self:
+            self[key] = default
+        return super().__getitem__(key)
+
+    def update(self, *others: Any, **more: Any) -> None:
+        """As dict does, all or nothing."""
+        self.mark_accessed()
+        new = dict(*others, **more)
+        self._check(new)
+        self._written = True
+        super().update(new)
+
+    def __ior__(self, other: Any) -> Session:  # type: ignore[override,misc]
+        """As dict does, all or nothing."""
+        self.update(other)
+        return self
+
+    def __copy__(self) -> dict[str, Any]:
+        """Return a plain dict: there is one session a request."""
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        """Return a plain dict, deeply copied."""
+        from copy import deepcopy  # noqa: PLC0415  (rare, and copy is not needed elsewhere)
+
+        return deepcopy(self.copy(), memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the process as a plain dict."""
+        return dict, (self.copy(),)
+
+    # -- for the sessions module and the adapters ----------------------------------------------
+
+    def changes(self) -> Changes:
+        """Compare the contents with what was loaded or last committed.
+
+        Raises:
+            ValueNotStorableError: a nested value became one that cannot be stored.
+            SessionTooLargeError: a nested value grew past the limit.
+        """
+        life = self._life
+        base, saved = life.base, life.saved
+        sets: dict[str, bytes] = {}
+        # Nothing written and every value still the same object: only insides can have changed.
+        same = not self._written and super().__eq__(base)
+        for key, value in super().items():
+            if type(value) in ATOMS and (same or base.get(key, _MISSING) is value):
+                continue
+            known = base.get(key, _MISSING) is value
+            raw = _encode_or_keep(key, value, saved[key] if known and key in saved else None)
+            if raw != saved.get(key):
+                sets[key] = raw
+        removes = (
+            ()
+            if same
+            else tuple([key for key in base if not super(Session, self).__contains__(key)])
+        )
+        if sets and sum(map(len, sets.values())) + sum(map(len, saved.values())) > life.size_limit:
+            self._weigh(sets)
+        return Changes(sets, removes)
+
+    def saw(self, changes: Changes) -> None:
+        """Take the contents as committed: later changes are compared with them."""
+        life = self._life
+        saved = {**life.saved, **changes.sets}
+        for key in changes.removes:
+            saved.pop(key, None)
+        life.saved, life.base = saved, dict(super().items())
+        self._written = False
+
+    def _use(self) -> None:
+        failure = self._life.failure
+        if failure is not None:
+            self._life.failed = True
+            raise failure.with_traceback(None)
+        self._used = True
+
+    def _opened(self) -> Record | None:
+        self.mark_accessed()
+        return self._life.record
+
+    def _changeable(self, what: str) -> Life:
+        self.mark_accessed()
+        if self._life.started:
+            raise ResponseStartedError(
+                f"session.{what} after the response began: its new cookie cannot be sent any more; "
+                "call it before the first byte"
+            )
+        return self._life
+
+    def _start_empty(self) -> None:
+        super().clear()
+        life = self._life
+        life.base, life.saved, life.weights = {}, {}, None
+        self._written = True
+
+    def _check(self, new: Mapping[str, Any]) -> None:
+        for key in new:
+            if not isinstance(key, str):
+                raise ValueNotStorableError(
+                    f"session[{key!r}] has a key of type {type(key).__qualname__}; use str"
+                )
+            if not key.isascii():
+                encode(key, key)  # a lone surrogate is refused here, by name
+        sets = {key: encode(key, value) for key, value in new.items()}
+        life = self._life
+        if life.weights is None:
+            life.weights = _weights(life.saved)
+        life.weights.update(_weights(sets))
+        if sum(life.weights.values()) > life.size_limit:
+            self._weigh(sets)
+
+    def _weigh(self, sets: Mapping[str, bytes]) -> None:
+        """Add up exactly: what was removed since counts no longer."""
+        life = self._life
+        contents = {key: encode(key, value) for key, value in super().items()}
+        life.weights = _weights(contents | sets)
+        size = sum(life.weights.values())
+        if size > life.size_limit:
+            life.weights = _weights(contents)
+            key = max(sets, key=lambda name: len(sets[name]))
+            raise SessionTooLargeError(
+                f"session[{key!r}] has {len(sets[key])} bytes and makes the session {size}; the limit "
+                f"is {life.size_limit} (store it elsewhere and keep its id, or raise max_size)"
+            )
+
+
+def _weights(values: Mapping[str, bytes]) -> dict[str, int]:
+    return {key: len(key) + len(raw) for key, raw in values.items()}
+
+
+def _encode_or_keep(key: str, value: Any, loaded: bytes | None) -> bytes:
+    """Encode a value; one that was loaded and is the same counts as its loaded bytes."""
+    try:
+        raw = encode(key, value)
+        if loaded is None or raw == loaded or type(value) in ATOMS:
+            return raw
+        # Another build may have spelled the same value differently.
+        return loaded if encode(key, decode(loaded)) == raw else raw
+    except ValueNotStorableError:
+        if loaded is not None and _also_refused(key, loaded):
+            return loaded
+        raise
+
+
+def _also_refused(key: str, loaded: bytes) -> bool:
+    try:
+        encode(key, decode(loaded))
+    except ValueNotStorableError:
+        return True
+    return False
+
+
+def _datetime(ms: int | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _watch(name: str) -> None:
+    """Make a method of dict note the use of the session first; `in` and `len` are uses too (S12)."""
+    plain = getattr(dict, name)
+
+    def method(self: Session, *args: Any, **kwargs: Any) -> Any:
+        if not self._used:
+            self._use()
+        return plain(self, *args, **kwargs)
+
+    method.__name__, method.__doc__ = name, plain.__doc__
+    setattr(Session, name, method)
+
+
+def _watch_removal(name: str) -> None:
+    """The same for a method that takes something out."""
+    plain = getattr(dict, name)
+
+    def method(self: Session, *args: Any) -> Any:
+        if not self._used:
+            self._use()
+        self._written = True
+        return plain(self, *args)
+
+    method.__name__, method.__doc__ = name, plain.__doc__
+    setattr(Session, name, method)
+
+
+for _name in (
+    "__getitem__ __contains__ __len__ __iter__ __reversed__ __eq__ __ne__ __or__ __ror__ __repr__ "
+    "get keys values items copy"
+).split():
+    _watch(_name)
+for _name in ("__delitem__", "pop", "popitem", "clear"):
+    _watch_removal(_name)

@@ -1,0 +1,278 @@
+"""Every session of an application: where it is configured, and the verbs that it is used by."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+
+from samesession._bridge import ready
+from samesession._random import random_bytes
+from samesession.counts import Counts
+from samesession.errors import ConfigError
+from samesession.lifecycle import Held, Lifecycle, Tools
+from samesession.session import Client, Session
+from samesession.settings import Cookie, Limits, duration_ms, keys_from, redacted, size_bytes
+from samesession.store import Store
+from samesession.strategies import Strategy, strategy_of
+from samesession.token import Signer
+
+log = logging.getLogger("samesession")
+
+opened_from_env = False
+"""Whether `Sessions.from_env` was called in this process; `samesession up` asks."""
+
+_HANDLE = re.compile(r"[A-Za-z0-9_-]{24}")
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+class Sessions:
+    """Every session of an application, whichever server answers.
+
+    The same object serves event loops (its own coroutines) and threads (`blocking`).
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        keys: Iterable[bytes],
+        *,
+        limits: Limits,
+        cookie: Cookie,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        """Compose; `from_url` and `from_env` are the usual ways in."""
+        self.strategy = strategy
+        self.limits = limits
+        self.cookie = cookie
+        self._counts = Counts()
+        self._tools = Tools(Signer(tuple(keys)), limits, self._counts, clock, random_bytes)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        keys: Iterable[str] = (),
+        idle: timedelta = timedelta(minutes=30),
+        lifetime: timedelta = timedelta(hours=12),
+        cookie: Cookie | None = None,
+        max_size: int = 64 * 1024,
+    ) -> Sessions:
+        """Make the sessions of a strategy.
+
+        Args:
+            url: such as ``redis://127.0.0.1:6379/0``, ``sticky://`` or ``memory://``.
+            keys: 32 bytes or more each; the first signs, every one verifies.
+            idle: a session that nobody used for so long is over.
+            lifetime: its absolute end, fixed when it is made, never infinite.
+            cookie: ``Cookie(secure=False)`` for plain http while developing.
+            max_size: bytes of one session's keys and encoded values.
+
+        Raises:
+            ConfigError: naming the setting, its value and the way out.
+        """
+        limits = Limits.of(idle, lifetime, max_size)
+        return cls._checked(url, keys_from(keys, "keys"), limits, cookie or Cookie())
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Sessions:
+        """Make the sessions that the environment describes.
+
+        ``SAMESESSION_URL``, ``SAMESESSION_KEYS`` (separated by spaces or commas) or
+        ``SAMESESSION_KEYS_FILE`` (one a line), ``SAMESESSION_IDLE`` and ``SAMESESSION_LIFETIME``
+        (``30m``, ``12h``), ``SAMESESSION_SECURE`` (``0`` for plain http), ``SAMESESSION_COOKIE``
+        (its name), ``SAMESESSION_MAX_SIZE`` (``64KB``).
+
+        Raises:
+            ConfigError: naming the variable, its value and the way out.
+        """
+        global opened_from_env  # noqa: PLW0603  (one flag a process is what it says)
+        opened_from_env = True
+        url = env.get("SAMESESSION_URL")
+        if not url:
+            raise ConfigError(
+                "SAMESESSION_URL is not set; set it to redis://127.0.0.1:6379/0, for one"
+            )
+        secure = env.get("SAMESESSION_SECURE", "1")
+        if secure not in {"0", "1"}:
+            raise ConfigError(f"SAMESESSION_SECURE={secure!r}; write 1 (https) or 0 (plain http)")
+        limits = Limits.of(
+            _duration(env, "SAMESESSION_IDLE", "30m"),
+            _duration(env, "SAMESESSION_LIFETIME", "12h"),
+            size_bytes(env.get("SAMESESSION_MAX_SIZE", "64KB"), "SAMESESSION_MAX_SIZE"),
+        )
+        cookie = Cookie(name=env.get("SAMESESSION_COOKIE", ""), secure=secure == "1")
+        return cls._checked(url, _keys(env), limits, cookie)
+
+    @classmethod
+    def _checked(
+        cls, url: str, keys: tuple[bytes, ...], limits: Limits, cookie: Cookie
+    ) -> Sessions:
+        strategy = strategy_of(url)
+        if not keys and strategy.name != "memory":
+            raise ConfigError(
+                f"{redacted(url)} needs keys, the same on every server: keys=[…] or SAMESESSION_KEYS "
+                "(make one: python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+            )
+        if not cookie.secure:
+            log.warning("cookie %r travels over plain http: development only", cookie.name)
+        sessions = cls(strategy, keys or (secrets.token_bytes(32),), limits=limits, cookie=cookie)
+        _ = sessions.loops  # a wrong URL or a missing client library fails here, at start-up
+        return sessions
+
+    @property
+    def counts(self) -> Counts:
+        """What happened in this process since it started (`samesession.counts.NAMES`)."""
+        return self._counts
+
+    # -- one request ---------------------------------------------------------------------------
+
+    async def open(self, value: bytes | None, client: Callable[[], Client] = Client) -> Session:
+        """Return the session that a cookie's value names, or a new one. Never raises.
+
+        A store that does not answer is told at the session's first use, not here: a request that
+        does not use its session is not harmed.
+
+        Args:
+            value: of the cookie, any bytes whatever; None when no cookie came.
+            client: called when a signed-in record is made.
+        """
+        return await self.loops.open(value, client)
+
+    async def commit(self, session: Session) -> None:
+        """Keep what changed, now: in streams, websockets and background work, or to know.
+
+        Raises:
+            StoreUnavailableError: nobody knows whether it was kept; the answer will be 503.
+            NotSavedError: the session went on under another id meanwhile; the answer will be 503.
+            ResponseStartedError: it would need a cookie, and the response has begun.
+        """
+        await self.loops.commit(session)
+
+    async def finish(self, session: Session, *, failed: bool = False) -> None:
+        """End a request before its response's first byte.
+
+        Args:
+            session: the request's.
+            failed: an exception reached the adapter: only a ``logout()`` counts.
+
+        Raises:
+            RetryableError: answer 503 with ``Retry-After``, whatever the handler answered.
+        """
+        await self.loops.finish(session, failed=failed)
+
+    # -- administration ------------------------------------------------------------------------
+
+    async def held_by(self, principal: str) -> list[Held]:
+        """Return a principal's live sessions, oldest first."""
+        return await self.loops.held_by(principal)
+
+    async def end(self, handle: str) -> bool:
+        """End one session, and what it went on as; True when this call ended it."""
+        return await self.loops.end(_checked_handle(handle))
+
+    async def end_all(self, principal: str, *, keep: Session | None = None) -> int:
+        """Sign a principal out everywhere, ``keep`` excepted; returns how many sessions ended."""
+        return await self.loops.end_all(principal, keep=keep)
+
+    async def close(self) -> None:
+        """Close connections and files; adapters do it at shutdown, and a later use reopens them."""
+        await self.loops.store.close()
+
+    async def __aenter__(self) -> Sessions:
+        """Nothing to do: everything opens at its first use."""
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        """Close."""
+        await self.close()
+
+    # -- loops and threads -----------------------------------------------------------------------
+
+    @cached_property
+    def loops(self) -> Lifecycle:
+        """The core over the store for event loops."""
+        return Lifecycle(self.strategy.open_loop(), self._tools)
+
+    @cached_property
+    def threads(self) -> Lifecycle:
+        """The core over the store for threads: its coroutines never suspend."""
+        store: Store = self.loops.store
+        if store.suspends:
+            return Lifecycle(self.strategy.open_threads(), self._tools)
+        return self.loops
+
+    @cached_property
+    def blocking(self) -> BlockingSessions:
+        """The same verbs as plain functions, for threads."""
+        return BlockingSessions(self.threads)
+
+
+class BlockingSessions:
+    """The verbs of `Sessions` as plain functions; see there for what they do and raise."""
+
+    def __init__(self, core: Lifecycle) -> None:
+        """Step the core that never suspends."""
+        self._core = core
+
+    def open(self, value: bytes | None, client: Callable[[], Client] = Client) -> Session:
+        """As `Sessions.open`."""
+        return ready(self._core.open(value, client))
+
+    def commit(self, session: Session) -> None:
+        """As `Sessions.commit`."""
+        ready(self._core.commit(session))
+
+    def finish(self, session: Session, *, failed: bool = False) -> None:
+        """As `Sessions.finish`."""
+        ready(self._core.finish(session, failed=failed))
+
+    def held_by(self, principal: str) -> list[Held]:
+        """As `Sessions.held_by`."""
+        return ready(self._core.held_by(principal))
+
+    def end(self, handle: str) -> bool:
+        """As `Sessions.end`."""
+        return ready(self._core.end(_checked_handle(handle)))
+
+    def end_all(self, principal: str, *, keep: Session | None = None) -> int:
+        """As `Sessions.end_all`."""
+        return ready(self._core.end_all(principal, keep=keep))
+
+    def close(self) -> None:
+        """As `Sessions.close`."""
+        ready(self._core.store.close())
+
+
+def _checked_handle(handle: str) -> str:
+    if _HANDLE.fullmatch(handle) is None:
+        raise ValueError(f"{handle!r} is no handle; take it from held_by() or session.handle")
+    return handle
+
+
+def _duration(env: Mapping[str, str], name: str, default: str) -> timedelta:
+    return timedelta(milliseconds=duration_ms(env.get(name, default), name))
+
+
+def _keys(env: Mapping[str, str]) -> tuple[bytes, ...]:
+    text, path = env.get("SAMESESSION_KEYS", ""), env.get("SAMESESSION_KEYS_FILE")
+    if path is None:
+        return keys_from(text.replace(",", " ").split(), "SAMESESSION_KEYS")
+    if text:
+        raise ConfigError("SAMESESSION_KEYS and SAMESESSION_KEYS_FILE are both set; keep one")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"SAMESESSION_KEYS_FILE={path!r} cannot be read: {error}") from None
+    return keys_from(text.split(), "SAMESESSION_KEYS_FILE")

@@ -1,0 +1,146 @@
+"""The protocol that every engine and every layer over one speaks, and the circuit breaker.
+
+A whole store in twenty lines, to copy from, is `samesession.stores.memory`; the suite that a new
+one must pass is `samesession.testing.StoreContract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from samesession.record import Delta, Ending, Key, Mark, Outcome, Record, Version
+
+
+class Store(Protocol):
+    """Where records live. Absence and refusal are values, faults are `StoreUnavailableError`.
+
+    One object serves many requests at once. A store opened for threads never suspends in any of
+    these coroutines. Every method may be called twice with the same arguments, since an answer
+    can be lost.
+    """
+
+    lags: bool
+    """Whether a load may answer from a copy; then responses also carry newer versions they read."""
+
+    suspends: bool
+    """Whether its coroutines wait on an event loop; if not, threads may share the object."""
+
+    async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
+        """Return the record, the mark of an ended one, or None when it is unknown.
+
+        Args:
+            key: of the record; deadlines are the caller's to judge (`Record.ends_ms`).
+            at_least: version from the cookie; a copy that does not cover it must ask further.
+
+        Raises:
+            StoreUnavailableError: no answer within ``deadline`` (URL parameter, default 250 ms).
+            StoreCorruptError: something is stored under the key that is no record of ours.
+        """
+        ...
+
+    async def commit(self, delta: Delta) -> Outcome:
+        """Make, change or touch a record as `samesession.record.merge` says, in one atomic step.
+
+        Raises:
+            StoreUnavailableError: no answer in time. The outcome is unknown, and sending the same
+                delta again is harmless.
+        """
+        ...
+
+    async def end(self, key: Key, ending: Ending) -> Mark:
+        """End a record, absent or not, and return the mark that stands, as `finish` says."""
+        ...
+
+    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+        """Enter a record in its principal's index, before it is made.
+
+        Args:
+            principal: whose record it will be.
+            key: the record's.
+            until_ms: its absolute deadline, after which the entry may go.
+        """
+        ...
+
+    async def dismiss(self, principal: str, key: Key) -> None:
+        """Take a record out of its principal's index, after it ended."""
+        ...
+
+    async def held_by(self, principal: str) -> list[Record]:
+        """Return the live records of a principal, oldest first; each one verified."""
+        ...
+
+    async def end_all(self, principal: str, ending: Ending, *, keep: Key | None = None) -> int:
+        """End every record of a principal but ``keep``, those being made and moved included.
+
+        Returns:
+            How many were alive.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and files; a later call opens them again."""
+        ...
+
+
+async def end_with_successors(store: Store, key: Key, ending: Ending) -> Mark:
+    """End a record and every record in which it went on, so that no rotation outruns a logout.
+
+    Returns:
+        The last mark of the chain; its token tells whether this ending ended anything.
+    """
+    mark = await store.end(key, ending)
+    for _ in range(MOVES_FOLLOWED):
+        if mark.successor is None or mark.token == ending.token:
+            break
+        mark = await store.end(mark.successor, ending)
+    return mark
+
+
+MOVES_FOLLOWED = 1000
+"""A bound for loops; each link of the chain is at most `MARK_MS` old."""
+
+
+class CircuitBreaker:
+    """Stops asking an engine that does not answer, and lets one request try again.
+
+    Args:
+        failures: in a row, until the circuit opens.
+        open_s: seconds before one request may probe.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float], failures: int = 3, open_s: float = 0.5
+    ) -> None:
+        """Start closed."""
+        self._clock = clock
+        self._failures = failures
+        self._open_s = open_s
+        self._in_a_row = 0
+        self._probe_at = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether requests go through as usual."""
+        return self._in_a_row < self._failures
+
+    def allows(self) -> bool:
+        """Whether this request may go; when open, one in ``open_s`` does."""
+        if self._in_a_row < self._failures:
+            return True
+        now = self._clock()
+        if now < self._probe_at:
+            return False
+        self._probe_at = now + self._open_s
+        return True
+
+    def succeeded(self) -> None:
+        """Close the circuit."""
+        self._in_a_row = 0
+
+    def failed(self) -> None:
+        """Count a failure; the last one allowed opens the circuit."""
+        self._in_a_row += 1
+        if self._in_a_row >= self._failures:
+            self._probe_at = self._clock() + self._open_s

@@ -1,0 +1,1 @@
+"""One engine, or one layer over another store, a file."""

@@ -1,0 +1,247 @@
+"""``redis://`` and ``valkey://``: a hash a session, one command to load it, one script to commit.
+
+URL: ``redis://[user:password@]host[:6379][/db]``, ``rediss://`` for TLS, ``redis+unix:///path``.
+Parameters: ``deadline=250ms`` for each step, ``prefix=samesession`` of every key, ``pool=50``
+connections (threads), ``ca=FILE`` (TLS), ``db=N`` (unix sockets).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha1
+from struct import Struct as Layout
+from struct import error as LayoutError
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from samesession.errors import StoreCorruptError
+from samesession.record import (
+    MARK_MS,
+    Absent,
+    Applied,
+    Commit,
+    Delta,
+    Ended,
+    Ending,
+    Key,
+    Lost,
+    Mark,
+    Origin,
+    Outcome,
+    Reason,
+    Record,
+    Taken,
+    Version,
+)
+from samesession.settings import Url
+from samesession.store import Store, end_with_successors
+from samesession.stores import redis_scripts as lua
+from samesession.stores.redis_wire import Command, LoopWire, Reply, Target, ThreadWire, Wire
+
+BATCH = 500
+"""Scripts a pipeline when all sessions of a principal are read or ended."""
+
+_COMMIT_SHA, _END_SHA, _ADMIT_SHA = (
+    sha1(script.encode(), usedforsecurity=False).hexdigest() for script in lua.ALL
+)
+_ENTRY = Layout(">I8s")
+_TIMES = Layout(">QQQ")
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_origin = msgspec.msgpack.Decoder(tuple[str, Origin]).decode
+_unpack_mark = msgspec.msgpack.Decoder(tuple[Reason, int, bytes, str | None]).decode
+
+
+class RedisStore:
+    """Sessions in Redis or Valkey; what the scripts decide, in the words of the protocol."""
+
+    lags = False
+
+    def __init__(self, wire: Wire, prefix: str, clock_ms: Callable[[], int]) -> None:
+        """Name the keys; nothing is connected yet."""
+        self.suspends = wire.suspends
+        self._wire = wire
+        self._session = f"{prefix}:s:"
+        self._principal = f"{prefix}:p:"
+        self._clock_ms = clock_ms
+
+    async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
+        """See `Store`; the primary is asked, so it covers all that exists."""
+        return _stored(key, await self._wire.call("HGETALL", self._session + key))
+
+    async def commit(self, delta: Delta) -> Outcome:
+        """See `Store`."""
+        name = self._session + delta.key
+        return _outcome(await self._wire.call("EVALSHA", _COMMIT_SHA, 1, name, *_arguments(delta)))
+
+    async def end(self, key: Key, ending: Ending) -> Mark:
+        """See `Store`."""
+        return _mark(key, _pairs(await self._wire.call(*self._ending(key, ending))))
+
+    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+        """See `Store`: one sorted set a principal, scored by absolute deadline, pruned by it."""
+        index = self._principal + principal
+        await self._wire.call("EVALSHA", _ADMIT_SHA, 1, index, key, until_ms, self._clock_ms())
+
+    async def dismiss(self, principal: str, key: Key) -> None:
+        """See `Store`."""
+        await self._wire.call("ZREM", self._principal + principal, key)
+
+    async def held_by(self, principal: str) -> list[Record]:
+        """See `Store`: the index may say too much, so each member is looked at."""
+        records: list[Record] = []
+        now = self._clock_ms()
+        for keys in _batches(await self._members(principal)):
+            loads: list[Command] = [("HGETALL", self._session + key) for key in keys]
+            for key, reply in zip(keys, await self._wire.many(loads), strict=True):
+                record = _readable(key, reply)
+                if isinstance(record, Record) and record.ends_ms > now:
+                    if record.origin.principal == principal:
+                        records.append(record)
+        return sorted(records, key=lambda record: record.origin.created_ms)
+
+    async def end_all(self, principal: str, ending: Ending, *, keep: Key | None = None) -> int:
+        """See `Store`: what stands in the index is ended even if it is only about to be made."""
+        ended = 0
+        members = [key for key in await self._members(principal) if key != keep]
+        for keys in _batches(members):
+            replies = await self._wire.many([self._ending(key, ending) for key in keys])
+            for key, reply in zip(keys, replies, strict=True):
+                fields = _pairs(reply)
+                mark = _mark(key, fields)
+                if mark.token == ending.token:
+                    ended += fields.get(b"alive") == b"1"
+                elif mark.successor not in {None, keep}:
+                    last = await end_with_successors(self, Key(mark.successor or ""), ending)
+                    ended += last.token == ending.token
+            await self._wire.call("ZREM", self._principal + principal, *keys)
+        return ended
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await self._wire.close()
+
+    async def _members(self, principal: str) -> list[Key]:
+        members: list[bytes] = await self._wire.call("ZRANGE", self._principal + principal, 0, -1)
+        return [Key(member.decode()) for member in members]
+
+    def _ending(self, key: Key, ending: Ending) -> Command:
+        mark = _pack((ending.reason, ending.at_ms, ending.token, ending.successor))
+        moved = int(ending.reason.moved)
+        return "EVALSHA", _END_SHA, 1, self._session + key, mark, ending.at_ms, moved, MARK_MS
+
+
+def _arguments(delta: Delta) -> list[str | bytes | int]:
+    """A delta as the commit script's arguments."""
+    seen, origin = delta.at_least, delta.origin
+    emptied = _pack((Reason.EMPTIED, delta.now_ms, delta.token, None))
+    fields = [part for name, raw in delta.sets.items() for part in (b"." + name.encode(), raw)]
+    return [
+        delta.token,
+        delta.now_ms,
+        delta.floor,
+        delta.idle_until_ms,
+        0 if seen is None else seen.number,
+        b"" if seen is None else seen.tag,
+        b"" if origin is None else _origin(delta.key, origin),
+        0 if origin is None else origin.absolute_ms,
+        int(delta.keep_empty),
+        emptied,
+        MARK_MS,
+        len(delta.sets),
+        *fields,
+        *(b"." + name.encode() for name in delta.removes),
+    ]
+
+
+def _origin(key: Key, origin: Origin) -> bytes:
+    # The key stands inside too: a record copied under another key is not believed.
+    return (b"a" if origin.principal is None else b"s") + _pack((key, origin))
+
+
+def _outcome(reply: list[Any]) -> Outcome:
+    kind = reply[0]
+    if kind == lua.APPLIED:
+        seen, idle_until, _absolute = _TIMES.unpack(reply[2])
+        return Applied(_commits(reply[1]), seen, idle_until)
+    if kind == lua.ENDED:
+        mark = _unmark(reply[1]) if reply[1] else Mark(Reason.EXPIRED, int(reply[2]), b"")
+        return Ended(mark)
+    if kind == lua.LOST:
+        return Lost(_commits(reply[1]))
+    return Taken() if kind == lua.TAKEN else Absent()
+
+
+def _stored(key: Key, fields: dict[bytes, bytes]) -> Record | Mark | None:
+    if not fields:
+        return None
+    return _mark(key, fields) if b"e" in fields else _record(key, fields)
+
+
+def _readable(key: Key, reply: Reply) -> Record | Mark | None:
+    try:
+        return _stored(key, reply)
+    except StoreCorruptError:
+        return None
+
+
+def _record(key: Key, fields: dict[bytes, bytes]) -> Record:
+    try:
+        owner, origin = _unpack_origin(fields[b"m"][1:])
+        seen, idle_until, _absolute = _TIMES.unpack(fields[b"t"])
+        commits = _commits(fields[b"c"])
+        values = {name[1:].decode(): raw for name, raw in fields.items() if name[:1] == b"."}
+    except (KeyError, LayoutError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise StoreCorruptError(f"record {key} is unreadable: {error}") from None
+    if owner != key or not commits:
+        raise StoreCorruptError(f"record {key} is another one's")
+    return Record(key, origin, commits, seen, idle_until, values)
+
+
+def _mark(key: Key, fields: dict[bytes, bytes]) -> Mark:
+    mark = _unmark(fields[b"e"])
+    return replace(mark, final=_record(key, fields)) if b"c" in fields else mark
+
+
+def _unmark(raw: bytes) -> Mark:
+    try:
+        reason, at_ms, token, successor = _unpack_mark(raw)
+    except msgspec.MsgspecError as error:
+        raise StoreCorruptError(f"the mark of an ended session is unreadable: {error}") from None
+    return Mark(reason, at_ms, token, None if successor is None else Key(successor))
+
+
+def _commits(raw: bytes) -> tuple[Commit, ...]:
+    return tuple([Commit(number, token) for number, token in _ENTRY.iter_unpack(raw)])
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _batches(keys: Sequence[Key]) -> list[Sequence[Key]]:
+    return [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
+
+
+def _clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def open_loop(url: Url) -> Store:
+    """Open for event loops."""
+    return RedisStore(
+        LoopWire(*_wiring(url)), url.parameters.get("prefix", "samesession"), _clock_ms
+    )
+
+
+def open_threads(url: Url) -> Store:
+    """Open for threads."""
+    return RedisStore(
+        ThreadWire(*_wiring(url)), url.parameters.get("prefix", "samesession"), _clock_ms
+    )
+
+
+def _wiring(url: Url) -> tuple[Target, Sequence[str]]:
+    return Target.of(url), lua.ALL

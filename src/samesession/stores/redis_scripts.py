@@ -1,0 +1,136 @@
+"""`merge` and `finish` in Redis' own language: one key and one round trip a script.
+
+A session is a hash: ``m`` what is fixed (signed-in records begin with "s", anonymous with "a"),
+``c`` the last commits of 12 bytes each, ``t`` times (seen, idle until, absolute; 8 bytes each),
+``e`` the mark once it ended, and ``.name`` for each key of the application, so that none of theirs
+can be one of ours. Times come from the caller: Redis' clock orders nothing, its expiry only cleans.
+"""
+
+# Redis forgets a session this long after its end; then a late commit meets "absent".
+_CLEAN = """
+local function clean(key, ends, now)
+  local left = ends - now
+  if left < 0 then left = 0 end
+  -- Slack in proportion: most touches need no second write to move the expiry.
+  if redis.call('PTTL', key) < left + 30000 then
+    redis.call('PEXPIRE', key, math.floor(left + 60000 + left / 2))
+  end
+end
+"""
+
+APPLIED, ENDED, ABSENT, TAKEN, LOST = 1, 2, 3, 4, 5
+
+# ARGV: token, now, floor, idle until, at_least number, at_least tag, origin, absolute, keep empty,
+#       mark for an emptied record, mark ms, how many sets, field, value, …, removed fields …
+COMMIT = (
+    _CLEAN
+    + """
+local function put(key, fields)
+  -- unpack() has a limit; a session may have thousands of keys
+  for at = 1, #fields, 2000 do
+    redis.call('HSET', key, unpack(fields, at, math.min(at + 1999, #fields)))
+  end
+end
+local key = KEYS[1]
+local token, now, floor, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local have = redis.call('HMGET', key, 'e', 'c', 't')
+local mark, commits, times = have[1], have[2], have[3]
+if mark then return {2, mark} end
+local sets = tonumber(ARGV[12])
+local first_remove = 13 + 2 * sets
+
+if not commits then
+  if redis.call('EXISTS', key) == 1 then return {4} end
+  if ARGV[7] == '' then return {3} end
+  local absolute = tonumber(ARGV[8])
+  local fields = {'m', ARGV[7], 'c', struct.pack('>I4', floor + 1) .. token,
+                  't', struct.pack('>I8I8I8', now, idle, absolute)}
+  for i = 13, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
+  put(key, fields)
+  clean(key, math.min(idle, absolute), now)
+  return {1, fields[4], fields[6]}
+end
+
+for at = 1, #commits, 12 do
+  if string.sub(commits, at + 4, at + 11) == token then return {1, commits, times} end
+end
+if ARGV[7] ~= '' then return {4} end
+local seen, until_, absolute = struct.unpack('>I8I8I8', times)
+local ends = math.min(until_, absolute)
+if ends <= now then return {2, '', ends} end
+
+local wanted = tonumber(ARGV[5])
+if wanted > 0 then
+  local covered = true
+  for at = #commits - 11, 1, -12 do
+    local number = struct.unpack('>I4', commits, at)
+    if number <= wanted then
+      covered = number == wanted and string.sub(commits, at + 4, at + 5) == ARGV[6]
+      break
+    end
+  end
+  local newest = struct.unpack('>I4', commits, #commits - 11)
+  if newest < wanted or not covered then return {5, commits} end
+end
+
+local touched = idle > until_
+local changed = sets > 0 or first_remove <= #ARGV
+if not (touched or changed) then return {1, commits, times} end
+local fields = {}
+if changed then
+  for i = 13, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
+  if first_remove <= #ARGV then
+    for at = first_remove, #ARGV, 2000 do
+      redis.call('HDEL', key, unpack(ARGV, at, math.min(at + 1999, #ARGV)))
+    end
+    if sets == 0 and redis.call('HLEN', key) == 3 and ARGV[9] == '0'
+       and string.sub(redis.call('HGET', key, 'm'), 1, 1) == 'a' then
+      redis.call('DEL', key)
+      redis.call('HSET', key, 'e', ARGV[10])
+      redis.call('PEXPIRE', key, ARGV[11])
+      return {2, ARGV[10]}
+    end
+  end
+  local number = math.max(struct.unpack('>I4', commits, #commits - 11), floor) + 1
+  commits = string.sub(commits .. struct.pack('>I4', number) .. token, -48)
+  fields[#fields + 1] = 'c'
+  fields[#fields + 1] = commits
+end
+if touched then
+  times = struct.pack('>I8I8I8', math.max(seen, now), idle, absolute)
+  fields[#fields + 1] = 't'
+  fields[#fields + 1] = times
+end
+put(key, fields)
+if touched then clean(key, math.min(idle, absolute), now) end
+return {1, commits, times}
+"""
+)
+
+# ARGV: mark, now, whether the session goes on elsewhere (then its contents are kept), mark ms
+END = """
+local key = KEYS[1]
+local have = redis.call('HMGET', key, 'e', 't')
+if have[1] then return redis.call('HGETALL', key) end
+local alive = '0'
+if have[2] then
+  local seen, until_, absolute = struct.unpack('>I8I8I8', have[2])
+  if math.min(until_, absolute) > tonumber(ARGV[2]) then alive = '1' end
+end
+if alive == '0' or ARGV[3] == '0' then redis.call('DEL', key) end
+redis.call('HSET', key, 'e', ARGV[1])
+redis.call('PEXPIRE', key, ARGV[4])
+if alive == '1' and ARGV[3] == '1' then return redis.call('HGETALL', key) end
+return {'e', ARGV[1], 'alive', alive}
+"""
+
+# ARGV: member, its absolute deadline, now
+ADMIT = """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+local left = tonumber(ARGV[2]) - tonumber(ARGV[3]) + 60000
+if redis.call('PTTL', KEYS[1]) < left then redis.call('PEXPIRE', KEYS[1], math.floor(left)) end
+return 1
+"""
+
+ALL = (COMMIT, END, ADMIT)

@@ -1,0 +1,114 @@
+"""The three strategies by URL: which store answers, and which affinity the balancer should give."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Literal, cast
+
+from samesession.errors import ConfigError
+from samesession.settings import Url, redacted
+from samesession.store import Store
+
+Affinity = Literal["none", "cookie", "ip"]
+Opener = Callable[[Url], Store]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One row of the table: where a store lives and what it needs around it.
+
+    Attributes:
+        module: has ``open_loop(url)`` for event loops and ``open_threads(url)`` for threads.
+        extra: what to install when the module's client library is missing.
+        affinity: what the balancer must give for sessions to be found.
+        many_workers: whether the worker processes of one server share the store.
+    """
+
+    strategy: str
+    module: str
+    extra: str = ""
+    affinity: Affinity = "none"
+    many_workers: bool = True
+
+
+SCHEMES = {
+    "memory": Scheme("memory", "samesession.stores.memory", affinity="cookie", many_workers=False),
+    "sticky": Scheme("sticky", "samesession.stores.local", extra="local", affinity="cookie"),
+    "redis": Scheme("external", "samesession.stores.redis", extra="redis"),
+    "rediss": Scheme("external", "samesession.stores.redis", extra="redis"),
+    "redis+unix": Scheme("external", "samesession.stores.redis", extra="redis"),
+    "valkey": Scheme("external", "samesession.stores.redis", extra="redis"),
+    "valkeys": Scheme("external", "samesession.stores.redis", extra="redis"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A URL understood: what it is called, what it needs, and how its store is opened."""
+
+    url: Url
+    row: Scheme
+
+    @property
+    def name(self) -> str:
+        """``memory``, ``sticky``, ``cluster`` or ``external``."""
+        return self.row.strategy
+
+    @property
+    def scheme(self) -> str:
+        """The URL's scheme, such as ``redis``."""
+        return self.url.scheme
+
+    @property
+    def affinity(self) -> Affinity:
+        """What the balancer must give for sessions to be found."""
+        return self.row.affinity
+
+    @property
+    def many_workers(self) -> bool:
+        """Whether the worker processes of one server share the store."""
+        return self.row.many_workers
+
+    def open_loop(self) -> Store:
+        """Open the store for event loops; nothing is connected before the first use."""
+        return self._opener("open_loop")(self.url)
+
+    def open_threads(self) -> Store:
+        """Open the store for threads: its coroutines never suspend (``samesession._bridge``)."""
+        return self._opener("open_threads")(self.url)
+
+    def _opener(self, name: str) -> Opener:
+        try:
+            module = import_module(self.row.module)
+        except ModuleNotFoundError as error:
+            if not self.row.extra or (error.name or "").startswith("samesession"):
+                raise
+            raise ConfigError(
+                f"{self.scheme}:// needs {error.name}; pip install 'samesession[{self.row.extra}]'"
+            ) from None
+        return cast("Opener", getattr(module, name))
+
+
+def strategy_of(url: str) -> Strategy:
+    """Understand a strategy's URL.
+
+    Raises:
+        ConfigError: no such scheme (the nearest one is named), or no URL at all.
+    """
+    parsed = Url.parse(url)
+    row = SCHEMES.get(parsed.scheme) or _from_entry_points(parsed.scheme)
+    if row is None:
+        near = difflib.get_close_matches(parsed.scheme, SCHEMES, n=1)
+        hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(SCHEMES)}"
+        raise ConfigError(f"{redacted(url)!r}: no strategy is called {parsed.scheme}://; {hint}")
+    return Strategy(parsed, row)
+
+
+def _from_entry_points(scheme: str) -> Scheme | None:
+    for found in entry_points(group="samesession.stores", name=scheme):
+        return Scheme("external", found.value)
+    return None
