@@ -152,8 +152,8 @@ class Lifecycle:
         """See `Sessions.finish`."""
         life = session._life
         if failed:
-            if life.leaving is Reason.LOGOUT and life.record is not None:
-                await self._logout(life, life.record)
+            if life.leaving is Reason.LOGOUT:
+                await self._logout(life)
             return
         if life.failure is not None:
             if life.failed:
@@ -301,18 +301,21 @@ class Lifecycle:
     async def _leave(self, session: Session, life: Life, reason: Reason) -> None:
         record = life.record
         if reason is Reason.LOGOUT:
-            if record is not None:
-                await self._logout(life, record)
+            await self._logout(life)
         elif record is not None:
             await self._move(session, life, record, reason)
             return
         life.leaving, life.carries = None, True
         await self._make(session, life)
 
-    async def _logout(self, life: Life, record: Record) -> None:
+    async def _logout(self, life: Life) -> None:
+        """End the record, and what a login or rotation made of it a moment ago."""
+        record = life.record
+        if life.token is None or not (record is not None or life.quiet):
+            return
         ending = self._ending(Reason.LOGOUT, life)
-        mark = await end_with_successors(self.store, record.key, ending)
-        if record.origin.principal is not None:
+        mark = await end_with_successors(self.store, life.token.key, ending)
+        if record is not None and record.origin.principal is not None:
             await self.store.dismiss(record.origin.principal, record.key)
         life.record, life.token = None, None
         if mark.token == ending.token:
@@ -336,7 +339,8 @@ class Lifecycle:
             await self._forget(origin, key_of(id_))
             self._give_up(session, life, changes, must_say=login)
             return
-        mark = await self.store.end(old.key, Ending(reason, now, self._token_of(life), new.key))
+        token = self._tools.random(TOKEN_BYTES)
+        mark = await self.store.end(old.key, Ending(reason, now, token, new.key))
         if not _may_go_on(mark, new, login):
             await end_with_successors(self.store, new.key, self._ending(_why(mark), life))
             await self._forget(origin, new.key)
@@ -450,14 +454,14 @@ class Lifecycle:
         return Ending(reason, self._clock(), token)
 
     def _token_of(self, life: Life) -> bytes:
-        """One token for all endings of a request, so that it knows its own marks again."""
+        """One token for whatever a request ends for good, so that it knows its own marks again."""
         if not life.ending_token:
             life.ending_token = self._tools.random(TOKEN_BYTES)
         return life.ending_token
 
     def _cookie(self, life: Life, record: Record) -> str:
         token = life.token
-        assert token is not None  # noqa: S101  (a record was loaded or made under it)
+        assert token is not None
         version = record.version
         if version.number < life.seen:
             version = token.version  # a proven loss: the cookie keeps the number it has seen

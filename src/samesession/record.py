@@ -183,7 +183,7 @@ class Ending(Struct, frozen=True):
 
 
 class Applied(Struct, frozen=True):
-    """The delta holds. An engine need not send the whole record back, so this is what it decided."""
+    """The delta holds; what the engine decided, since it need not send the record back."""
 
     commits: tuple[Commit, ...]
     seen_ms: int

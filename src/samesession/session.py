@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from samesession.codec import ATOMS, decode, decode_all, encode
@@ -25,6 +24,7 @@ from samesession.token import Token
 
 PRINCIPAL_BYTES = 256
 _MISSING = object()
+_NOTHING: dict[str, Any] = {}  # shared, never written: a commit replaces it
 
 
 class Client(NamedTuple):
@@ -81,8 +81,8 @@ class Life:
     failed = False
     ending_token = b""
     cookie: str | None = None
-    saved: Mapping[str, bytes] = MappingProxyType({})
-    base: Mapping[str, Any] = MappingProxyType({})
+    saved: Mapping[str, bytes] = _NOTHING
+    base: Mapping[str, Any] = _NOTHING
     weights: dict[str, int] | None = None
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:

@@ -18,7 +18,15 @@ from samesession.counts import Counts
 from samesession.errors import ConfigError
 from samesession.lifecycle import Held, Lifecycle, Tools
 from samesession.session import Client, Session
-from samesession.settings import Cookie, Limits, duration_ms, keys_from, redacted, size_bytes
+from samesession.settings import (
+    MAKE_A_KEY,
+    Cookie,
+    Limits,
+    duration_ms,
+    keys_from,
+    redacted,
+    size_bytes,
+)
 from samesession.store import Store
 from samesession.strategies import Strategy, strategy_of
 from samesession.token import Signer
@@ -122,8 +130,8 @@ class Sessions:
         strategy = strategy_of(url)
         if not keys and strategy.name != "memory":
             raise ConfigError(
-                f"{redacted(url)} needs keys, the same on every server: keys=[…] or SAMESESSION_KEYS "
-                "(make one: python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+                f"{redacted(url)} needs keys, the same on every server: keys=[…] or "
+                f"SAMESESSION_KEYS ({MAKE_A_KEY})"
             )
         if not cookie.secure:
             log.warning("cookie %r travels over plain http: development only", cookie.name)

@@ -69,8 +69,8 @@ class LocalStore:
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; every worker of the server reads the one map."""
         with self._map.begin() as txn:
-            raw: bytes | None = txn.get(_name(key))
-        return None if raw is None else _decoded(key, raw)
+            raw = txn.get(_name(key))
+        return None if raw is None else _decoded(key, bytes(raw))
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
@@ -130,7 +130,7 @@ class LocalStore:
     def _map(self) -> lmdb.Environment:
         if self._opened is None or self._pid != os.getpid():
             self._open()
-        assert self._opened is not None  # noqa: S101
+        assert self._opened is not None
         return self._opened
 
     def _open(self) -> None:
@@ -161,8 +161,8 @@ class LocalStore:
                     self._opened.close()
                     self._opened = None
                 raise StoreUnavailableError(
-                    f"the local store {self._folder} ({self._size >> 20} MB) cannot be opened: {error}; "
-                    "make room, or name another folder: sticky:///folder?size=64MB"
+                    f"the local store {self._folder} ({self._size >> 20} MB) cannot be opened: "
+                    f"{error}; make room, or name another folder: sticky:///folder?size=64MB"
                 ) from None
             self._opened.reader_check()
             self._pid = os.getpid()
@@ -179,7 +179,8 @@ class LocalStore:
         except lmdb.MapFullError:
             self._sweep()
             raise StoreUnavailableError(
-                f"the local store {self._folder} is full ({self._size >> 20} MB); raise sticky://?size="
+                f"the local store {self._folder} is full ({self._size >> 20} MB); "
+                "raise sticky://?size="
             ) from None
         except lmdb.Error as error:
             raise StoreUnavailableError(f"the local store {self._folder}: {error}") from None
@@ -251,9 +252,9 @@ def _forget_ms(value: Record | Mark) -> int:
 
 def _get(txn: lmdb.Transaction, key: Key) -> Record | Mark | None:
     """What is stored, for those who will write: something unreadable is as good as nothing."""
-    raw: bytes | None = txn.get(_name(key))
+    raw = txn.get(_name(key))
     try:
-        return None if raw is None else _decoded(key, raw)
+        return None if raw is None else _decoded(key, bytes(raw))
     except StoreCorruptError:
         return None
 
@@ -275,10 +276,11 @@ def _members(txn: lmdb.Transaction, principal: str) -> list[Key]:
     with txn.cursor() as cursor:
         cursor.set_range(prefix)
         keys = []
-        for name in cursor.iternext(values=False):
+        for found in cursor.iternext(values=False):
+            name = bytes(found)
             if not name.startswith(prefix):
                 break
-            keys.append(Key(bytes(name[len(prefix) :]).decode()))
+            keys.append(Key(name[len(prefix) :].decode()))
     return keys
 
 
@@ -296,7 +298,7 @@ def _member(principal: str, key: Key) -> bytes:
 
 
 def open_loop(url: Url) -> Store:
-    """Open the map of this server (``SAMESESSION_SERVER``); nothing happens before its first use."""
+    """Open this server's map (``SAMESESSION_SERVER``); nothing happens before its first use."""
     url.only("size")
     if url.host:
         raise ConfigError(

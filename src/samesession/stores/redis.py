@@ -7,11 +7,10 @@ connections (threads), ``ca=FILE`` (TLS), ``db=N`` (unix sockets).
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha1
-from struct import Struct as Layout
-from struct import error as LayoutError
 from typing import Any
 
 import msgspec
@@ -47,8 +46,8 @@ BATCH = 500
 _COMMIT_SHA, _END_SHA, _ADMIT_SHA = (
     sha1(script.encode(), usedforsecurity=False).hexdigest() for script in lua.ALL
 )
-_ENTRY = Layout(">I8s")
-_TIMES = Layout(">QQQ")
+_ENTRY = struct.Struct(">I8s")
+_TIMES = struct.Struct(">QQQ")
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_origin = msgspec.msgpack.Decoder(tuple[str, Origin]).decode
 _unpack_mark = msgspec.msgpack.Decoder(tuple[Reason, int, bytes, str | None]).decode
@@ -97,15 +96,16 @@ class RedisStore:
             loads: list[Command] = [("HGETALL", self._session + key) for key in keys]
             for key, reply in zip(keys, await self._wire.many(loads), strict=True):
                 record = _readable(key, reply)
-                if isinstance(record, Record) and record.ends_ms > now:
-                    if record.origin.principal == principal:
-                        records.append(record)
-        return sorted(records, key=lambda record: record.origin.created_ms)
+                if isinstance(record, Record) and record.origin.principal == principal:
+                    records.append(record)
+        live = (record for record in records if record.ends_ms > now)
+        return sorted(live, key=lambda record: record.origin.created_ms)
 
     async def end_all(self, principal: str, ending: Ending, *, keep: Key | None = None) -> int:
         """See `Store`: what stands in the index is ended even if it is only about to be made."""
         ended = 0
         members = [key for key in await self._members(principal) if key != keep]
+        known = {*members, keep, None}
         for keys in _batches(members):
             replies = await self._wire.many([self._ending(key, ending) for key in keys])
             for key, reply in zip(keys, replies, strict=True):
@@ -113,8 +113,8 @@ class RedisStore:
                 mark = _mark(key, fields)
                 if mark.token == ending.token:
                     ended += fields.get(b"alive") == b"1"
-                elif mark.successor not in {None, keep}:
-                    last = await end_with_successors(self, Key(mark.successor or ""), ending)
+                elif mark.successor is not None and mark.successor not in known:
+                    last = await end_with_successors(self, mark.successor, ending)
                     ended += last.token == ending.token
             await self._wire.call("ZREM", self._principal + principal, *keys)
         return ended
@@ -193,7 +193,7 @@ def _record(key: Key, fields: dict[bytes, bytes]) -> Record:
         seen, idle_until, _absolute = _TIMES.unpack(fields[b"t"])
         commits = _commits(fields[b"c"])
         values = {name[1:].decode(): raw for name, raw in fields.items() if name[:1] == b"."}
-    except (KeyError, LayoutError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+    except (KeyError, struct.error, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise StoreCorruptError(f"record {key} is unreadable: {error}") from None
     if owner != key or not commits:
         raise StoreCorruptError(f"record {key} is another one's")

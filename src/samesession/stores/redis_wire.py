@@ -24,10 +24,14 @@ import redis.asyncio as redis_asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
-    ConnectionError as BrokenError,
     NoScriptError,
     RedisError,
     ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as BrokenError,
+)
+from redis.exceptions import (
     TimeoutError as SlowError,
 )
 from redis.retry import Retry
@@ -57,7 +61,7 @@ class Wire(Protocol):
         ...
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
-        """Send commands in one write and return their replies; raises as `call`, for any of them."""
+        """Send commands in one write and return their replies; raises as `call`."""
         ...
 
     async def close(self) -> None:

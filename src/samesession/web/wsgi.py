@@ -1,0 +1,186 @@
+"""WSGI: ``SessionMiddleware(app, sessions)``; the session stands in ``environ["samesession"]``.
+
+It is loaded before the application and committed when the response's first byte is asked for.
+The ``write`` callable of PEP 3333 commits too, since it sends at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from samesession.errors import ResponseStartedError, RetryableError
+from samesession.lifecycle import Lifecycle
+from samesession.record import Reason
+from samesession.session import Client, Session
+from samesession.sessions import BlockingSessions, Sessions
+from samesession.web._http import CookieCodec, client_of, unavailable, uncached, varied
+
+Environ = dict[str, Any]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None] | None
+StartResponse = Callable[..., Callable[[bytes], object]]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class SessionMiddleware:
+    """Gives every request its session."""
+
+    def __init__(self, app: App, sessions: Sessions) -> None:
+        """Wrap ``app``; ``sessions`` is shared by all requests and threads."""
+        self.app = app
+        self.sessions = sessions
+        self._blocking: BlockingSessions = sessions.blocking
+        self._core: Lifecycle = sessions.threads
+        self._codec = CookieCodec(sessions.cookie)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        session = self._open(environ)
+        environ["samesession"] = session
+        response = _Response(self, session, start_response)
+        body: Iterable[bytes] = ()
+        try:
+            body = self.app(environ, response.start)
+            return response.body(body)
+        except RetryableError as error:
+            _close(body)
+            return response.refuse(error)
+        except Exception:
+            _close(body)
+            if not session._life.started:
+                self._blocking.finish(session, failed=True)
+            raise
+
+    def _open(self, environ: Environ) -> Session:
+        header = environ.get("HTTP_COOKIE", "")
+        values = self._codec.values(header.encode("latin-1", "replace")) if header else []
+        if len(values) > 1:
+            # Which of the two is meant cannot be known, and one may be planted.
+            self.sessions.counts.add("ambiguous")
+            values = []
+        return self._blocking.open(values[0] if values else None, partial(_client, environ))
+
+
+class _Response:
+    """One response: what the application said, held back until the session is committed."""
+
+    def __init__(
+        self, middleware: SessionMiddleware, session: Session, start_response: StartResponse
+    ) -> None:
+        self._middleware = middleware
+        self._session = session
+        self._start_response = start_response
+        self._said: tuple[str, list[tuple[str, str]], ExcInfo] | None = None
+        self._write: Callable[[bytes], object] | None = None
+
+    def start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo = None
+    ) -> Callable[[bytes], object]:
+        """Hold the status and headers back: until the first byte they may change (PEP 3333)."""
+        if exc_info is not None and exc_info[1] is not None and self._write is not None:
+            raise exc_info[1].with_traceback(exc_info[2])
+        self._said = (status, headers, exc_info)
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send at once, as PEP 3333's write does."""
+        self.commit()
+        assert self._write is not None  # noqa: S101
+        self._write(data)
+
+    def body(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """The application's body, its first piece asked for before anything is sent."""
+        if self._said is not None:
+            self.commit()
+            return _Body(self, body, None)
+        pieces = iter(body)  # an application that is a generator speaks at its first piece
+        first = next(pieces, b"")
+        self.commit()
+        return _Body(self, body, pieces, first)
+
+    def commit(self) -> None:
+        """Commit the session and say what was held back, once."""
+        if self._write is not None:
+            return
+        if self._said is None:
+            raise AssertionError("the application sent a body before start_response (PEP 3333)")
+        self._middleware._blocking.finish(self._session)
+        self._session._life.started = True
+        status, headers, exc_info = self._said
+        self._write = self._start_response(status, self._headers(headers), exc_info)
+
+    def refuse(self, error: RetryableError) -> Iterable[bytes]:
+        """Answer 503, whatever the application said."""
+        if self._write is not None:
+            raise error
+        headers, body = unavailable(error)
+        said = [(name.decode(), value.decode()) for name, value in headers]
+        self._start_response("503 Service Unavailable", said, _exc_info(self._said))
+        return [body]
+
+    def nothing_left(self) -> None:
+        """Nothing is dropped silently: a change after the start was committed, or raises."""
+        session, core = self._session, self._middleware._core
+        if not core.uncommitted(session):
+            return
+        if session._life.leaving is Reason.LOGOUT:
+            self._middleware._blocking.finish(session, failed=True)
+            return
+        raise ResponseStartedError(
+            "the session was changed after the response began, and its commit is over; "
+            "change it earlier, or call sessions.blocking.commit(session)"
+        )
+
+    def _headers(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        session = self._session
+        if not session._used:
+            return headers
+        raw = varied([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
+        if session._life.cookie is not None:
+            cookie = self._middleware._codec.set(session._life).encode("latin-1")
+            raw = [*uncached(raw), (b"Set-Cookie", cookie)]
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+
+
+class _Body:
+    """The application's body; at its end nothing of the session may be left."""
+
+    def __init__(
+        self,
+        response: _Response,
+        body: Iterable[bytes],
+        pieces: Iterator[bytes] | None,
+        first: bytes = b"",
+    ) -> None:
+        self._response = response
+        self._body = body
+        self._pieces = pieces
+        self._first = first
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._pieces is not None:
+            yield self._first
+        yield from self._body if self._pieces is None else self._pieces
+        self._response.nothing_left()
+
+    def close(self) -> None:
+        _close(self._body)
+
+
+def _close(body: Iterable[bytes]) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
+
+
+def _exc_info(said: object) -> Any:
+    # A server accepts a second start_response only with an error's information (PEP 3333); the
+    # first was held back, so none is needed, but a server may have been told by another wrapper.
+    return sys.exc_info() if said is not None else None
+
+
+def _client(environ: Environ) -> Client:
+    return client_of(environ.get("HTTP_USER_AGENT", ""), environ.get("REMOTE_ADDR", ""))

