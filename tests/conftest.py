@@ -14,3 +14,18 @@ settings.load_profile("default")
 def anyio_backend() -> str:
     """Run ``@pytest.mark.anyio`` tests on asyncio, the loop that the library supports."""
     return "asyncio"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests noted with ``record_property("figure", …)``, each with its N."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    figures = [
+        text
+        for report in reports
+        for name, text in getattr(report, "user_properties", ())
+        if name == "figure" and report.when == "call"
+    ]
+    if figures:
+        terminalreporter.section("figures")
+        for text in dict.fromkeys(sorted(map(str, figures))):
+            terminalreporter.write_line(text)

@@ -26,8 +26,13 @@ ATOMS = frozenset(
 )
 """Types that cannot change in place: the same object is the same value."""
 
+_BASES: tuple[type[Any], ...] = (int, float, tuple, dict, list)
 _PLAIN = frozenset({str, float, bool, type(None), bytes})
+_STR = frozenset({str})
+_LEAVES = _PLAIN | {int}
+_NESTING = _LEAVES | {list, dict}
 _KEYS = frozenset({str, int, float, bool, type(None), bytes})
+_SECOND = timedelta(seconds=1)
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 # A container's header in msgpack; the same bytes inside text only make `decode` look closer.
 _HEADERS = bytes([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xE0)])
@@ -36,7 +41,7 @@ _NOT_HEADERS = bytes(sorted(set(range(256)) - set(_HEADERS)))
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class _Unstorable(Exception):
+class _UnstorableError(Exception):
     """Carries the reason up to where the key's name is known."""
 
 
@@ -54,12 +59,16 @@ def encode(key: str, value: Any) -> bytes:
     """
     kind = type(value)
     try:
-        if kind is str or kind is bool or value is None:
+        if kind in _PLAIN:
             return _pack(value)
-        return _pack(value if kind in _PLAIN else _tagged(value, DEPTH))
-    except _Unstorable as error:
+        if kind is dict or kind is list:
+            raw = _packed_if_plain(value)
+            if raw is not None:
+                return raw
+        return _pack(_tagged(value, DEPTH))
+    except _UnstorableError as error:
         raise ValueNotStorableError(f"session[{key!r}] {error}") from None
-    except (UnicodeEncodeError, OverflowError, ValueError, msgspec.MsgspecError) as error:
+    except (ValueError, OverflowError, TypeError, msgspec.MsgspecError) as error:
         raise ValueNotStorableError(f"session[{key!r}] cannot be stored: {error}") from None
 
 
@@ -71,12 +80,11 @@ def decode(raw: bytes) -> Any:
     """
     try:
         value = _unpack(raw)
-        # Deep nesting needs many headers; counting them is C, so honest values pay 0.2 µs.
-        if len(raw) > DEPTH and len(raw.translate(None, _NOT_HEADERS)) > DEPTH:
+        if _may_be_deep(raw):
             _tagged(value, DEPTH)
-    except (msgspec.MsgspecError, _Unstorable, RecursionError) as error:
+    except (msgspec.MsgspecError, _UnstorableError, RecursionError) as error:
         raise StoreCorruptError(f"unreadable value: {error}") from None
-    except Exception as error:  # a hostile extension may fail in any constructor
+    except Exception as error:  # noqa: BLE001  (a hostile extension may fail in any constructor)
         raise StoreCorruptError(f"unreadable value: {type(error).__name__}") from None
     return value
 
@@ -84,12 +92,15 @@ def decode(raw: bytes) -> Any:
 def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
     """Decode every value that can be read; the keys of the others are missing.
 
-    Honest values cost one C call each, and one more for all of them together.
+    Plain values cost one C call each.
     """
     try:
-        # Deep nesting needs many headers, and few headers in all mean little nesting anywhere.
-        if len(b"".join(values.values()).translate(None, _NOT_HEADERS)) <= DEPTH:
-            return {key: _unpack(raw) for key, raw in values.items()}
+        decoded = {key: _unpack(raw) for key, raw in values.items()}
+        for key, value in decoded.items():
+            if type(value) not in ATOMS and _may_be_deep(values[key]):
+                break
+        else:
+            return decoded
     except Exception:  # noqa: BLE001, S110  (whatever it was, now each value by itself)
         pass
     readable = {}
@@ -99,6 +110,37 @@ def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
     return readable
 
 
+def _may_be_deep(raw: bytes) -> bool:
+    """Deep nesting needs many headers; counting them is C, so honest values pay 0.3 µs."""
+    return len(raw) > DEPTH and len(raw.translate(None, _NOT_HEADERS)) > DEPTH
+
+
+def _packed_if_plain(value: Any) -> bytes | None:
+    """Encode a list or dict if msgpack has every type in it: a third of the price of a walk."""
+    try:
+        raw = _pack(value)  # first, because it gives up on a cycle at once
+    except Exception:  # noqa: BLE001  (whatever it is, the walk finds words for it)
+        return None
+    level = [value]
+    for _ in range(DEPTH):
+        below: list[Any] = []
+        for container in level:
+            items = container
+            if type(container) is dict:
+                if not _STR.issuperset(map(type, container)):
+                    return None
+                items = container.values()
+            kinds = set(map(type, items))
+            if not kinds <= _LEAVES:
+                if not kinds <= _NESTING:
+                    return None
+                below += [item for item in items if type(item) is dict or type(item) is list]
+        if not below:
+            return raw
+        level = below
+    return None
+
+
 def _tagged(value: Any, depth: int) -> Any:
     """Return ``value`` with everything that msgpack does not have wrapped in an extension."""
     kind = type(value)
@@ -106,10 +148,10 @@ def _tagged(value: Any, depth: int) -> Any:
         return value
     if kind is int:
         if not _INT_MIN <= value <= _INT_MAX:
-            raise _Unstorable("holds an int beyond 64 bits; store it as str or Decimal")
+            raise _UnstorableError("holds an int beyond 64 bits; store it as str or Decimal")
         return value
     if depth == 0:
-        raise _Unstorable(f"nests deeper than {DEPTH} containers; flatten it")
+        raise _UnstorableError(f"nests deeper than {DEPTH} containers; flatten it")
     if kind is list:
         return [_tagged(item, depth - 1) for item in value]
     if kind is dict:
@@ -128,23 +170,20 @@ def _tagged(value: Any, depth: int) -> Any:
 def _dict_key(key: Any) -> Any:
     kind = type(key)
     if kind is int and not _INT_MIN <= key <= _INT_MAX:
-        raise _Unstorable("holds a dict key beyond 64 bits")
+        raise _UnstorableError("holds a dict key beyond 64 bits")
     if kind not in _KEYS:
         if isinstance(key, str):
             return str.__str__(key)
-        raise _Unstorable(f"holds a dict key of type {kind.__qualname__}; use str")
+        raise _UnstorableError(f"holds a dict key of type {kind.__qualname__}; use str")
     return key
 
 
 def _base(value: Any) -> Any:
     """A subclass of a plain type as that type."""
-    for base in (int, float, tuple):
+    for base in _BASES:
         if isinstance(value, base):
-            return base.__new__(base, value)
-    for container in (dict, list):
-        if isinstance(value, container):
-            return container(value)
-    raise _Unstorable(
+            return base(value)
+    raise _UnstorableError(
         f"holds a {type(value).__qualname__}, which is not plain data; "
         "store str, numbers, lists, dicts, dates or an id of it"
     )
@@ -164,9 +203,16 @@ def _text(value: Any, _depth: int) -> bytes:
     return str(value).encode()
 
 
-def _iso(value: Any, _depth: int) -> bytes:
-    text: str = value.isoformat()
-    return f"{text}~".encode() if getattr(value, "fold", 0) else text.encode()
+def _day(value: date, _depth: int) -> bytes:
+    return value.isoformat().encode()
+
+
+def _moment(value: datetime, _depth: int) -> bytes:
+    offset = value.utcoffset()
+    if offset and abs(offset) < _SECOND:  # Python reads what it writes of one as UTC
+        raise _UnstorableError("holds a datetime less than a second off UTC; use a real zone")
+    text = value.isoformat()
+    return f"{text}~".encode() if value.fold else text.encode()
 
 
 def _interval(value: timedelta, _depth: int) -> bytes:
@@ -178,8 +224,8 @@ _TAGS: dict[type, tuple[int, Callable[[Any, int], bytes]]] = {
     tuple: (1, _sequence),
     set: (2, _sorted),
     frozenset: (3, _sorted),
-    datetime: (4, _iso),
-    date: (5, _iso),
+    datetime: (4, _moment),
+    date: (5, _day),
     timedelta: (6, _interval),
     Decimal: (7, _text),
     UUID: (8, lambda value, _depth: value.bytes),
@@ -192,7 +238,7 @@ def _markup(data: bytes) -> str:
         from markupsafe import Markup  # noqa: PLC0415
     except ImportError:
         return data.decode()
-    return Markup(data.decode())
+    return Markup(data.decode())  # noqa: S704  (it was Markup when the application stored it)
 
 
 def _datetime(data: bytes) -> datetime:
@@ -201,6 +247,17 @@ def _datetime(data: bytes) -> datetime:
         return datetime.fromisoformat(text[:-1]).replace(fold=1)
     return datetime.fromisoformat(text)
 
+
+def _read_extension(code: int, data: memoryview) -> Any:
+    reader = _READERS.get(code)
+    if reader is None:
+        raise StoreCorruptError(f"unknown extension type {code}")
+    return reader(bytes(data))
+
+
+_unpack = msgspec.msgpack.Decoder(ext_hook=_read_extension).decode
+_unpack_list: Callable[[bytes], list[Any]]
+_unpack_list = msgspec.msgpack.Decoder(list, ext_hook=_read_extension).decode
 
 _READERS: dict[int, Callable[[bytes], Any]] = {
     1: lambda data: tuple(_unpack_list(data)),
@@ -213,14 +270,3 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
     8: lambda data: UUID(bytes=data),
     _MARKUP: _markup,
 }
-
-
-def _read_extension(code: int, data: memoryview) -> Any:
-    reader = _READERS.get(code)
-    if reader is None:
-        raise StoreCorruptError(f"unknown extension type {code}")
-    return reader(bytes(data))
-
-
-_unpack = msgspec.msgpack.Decoder(ext_hook=_read_extension).decode
-_unpack_list = msgspec.msgpack.Decoder(list, ext_hook=_read_extension).decode

@@ -182,11 +182,18 @@ class Lifecycle:
     async def _change(self, session: Session, life: Life, record: Record) -> None:
         changes = session.changes()
         now = self._clock()
-        idle_until = min(now + self._tools.limits.idle_ms, record.origin.absolute_ms)
-        if idle_until - record.idle_until_ms < self._tools.limits.idle_ms // TOUCH_FRACTION:
+        limits, origin = self._tools.limits, record.origin
+        exact = now + limits.idle_ms
+        # On steps of idle/20 since the record was made: requests of the same moment ask for the
+        # same deadline, so the first touch serves a whole burst of reads.
+        step = limits.idle_ms // TOUCH_FRACTION or 1
+        idle_until = min(exact - (exact - origin.created_ms) % step, origin.absolute_ms)
+        if idle_until <= record.idle_until_ms:
             if not changes:
                 return
             idle_until = 0
+        elif changes:
+            idle_until = min(exact, origin.absolute_ms)
         delta = Delta(
             key=record.key,
             token=self._tools.random(TOKEN_BYTES),
@@ -220,7 +227,8 @@ class Lifecycle:
                 self._counts.add("merged")
             self._keep(session, life, changes, record)
             return
-        life.record, life.quiet = None, True
+        # Nobody is signed in any more: a second commit of this request must not sign in anew.
+        life.record, life.principal, life.quiet = None, None, True
         if isinstance(outcome, Ended):
             mark = outcome.mark
             if mark.token == delta.token:  # this commit took the last key away
@@ -387,7 +395,7 @@ class Lifecycle:
 
     def _give_up(self, session: Session, life: Life, changes: Changes, *, must_say: bool) -> None:
         """The old record was ended by somebody else: be quiet, or say that something was lost."""
-        life.record, life.leaving, life.quiet = None, None, True
+        life.record, life.principal, life.leaving, life.quiet = None, None, None, True
         if must_say:
             raise self._not_saved()
         self._counts.add("refused")

@@ -20,7 +20,6 @@ from enum import StrEnum
 from typing import NewType
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 Key = NewType("Key", str)
 """The engine's name of a record: a hash of the id, so that a dump of a store holds no cookie."""
@@ -223,7 +222,7 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
         return Ended(stored), None
     if stored is None:
         return (Absent(), None) if delta.origin is None else _create(delta, delta.origin)
-    if any(commit.token == delta.token for commit in stored.commits):
+    if delta.token in [commit.token for commit in stored.commits]:
         return _applied(stored), None
     if delta.origin is not None:
         return Taken(), None
@@ -236,12 +235,13 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
 
 def after(record: Record, delta: Delta, applied: Applied) -> Record:
     """The record as the sender of a delta knows it now: its snapshot, and its own change."""
-    return replace(
-        record,
-        commits=applied.commits,
-        seen_ms=applied.seen_ms,
-        idle_until_ms=applied.idle_until_ms,
-        values=_merged(record.values, delta),
+    return Record(
+        record.key,
+        record.origin,
+        applied.commits,
+        applied.seen_ms,
+        applied.idle_until_ms,
+        _merged(record.values, delta),
     )
 
 
@@ -277,20 +277,23 @@ def _update(stored: Record, delta: Delta) -> tuple[Outcome, Record | Mark | None
     elif delta.idle_until_ms <= stored.idle_until_ms:
         return _applied(stored), None
     touched = delta.idle_until_ms > stored.idle_until_ms
-    record = replace(
-        stored,
-        commits=commits,
-        values=values,
-        seen_ms=max(stored.seen_ms, delta.now_ms) if touched else stored.seen_ms,
-        idle_until_ms=max(stored.idle_until_ms, delta.idle_until_ms),
+    record = Record(
+        stored.key,
+        stored.origin,
+        commits,
+        max(stored.seen_ms, delta.now_ms) if touched else stored.seen_ms,
+        delta.idle_until_ms if touched else stored.idle_until_ms,
+        values,
     )
     return _applied(record), record
 
 
 def _merged(values: Mapping[str, bytes], delta: Delta) -> dict[str, bytes]:
-    removed = frozenset(delta.removes)
-    kept = {k: v for k, v in values.items() if k not in removed} if removed else dict(values)
-    return kept | dict(delta.sets)
+    merged = {**values, **delta.sets}
+    for name in delta.removes:
+        if name not in delta.sets:
+            merged.pop(name, None)
+    return merged
 
 
 def _applied(record: Record) -> Applied:

@@ -36,7 +36,7 @@ log = logging.getLogger("samesession")
 opened_from_env = False
 """Whether `Sessions.from_env` was called in this process; `samesession up` asks."""
 
-_HANDLE = re.compile(r"[A-Za-z0-9_-]{24}")
+_HANDLE = re.compile(r"[0-9a-f]{32}")
 
 
 def now_ms() -> int:

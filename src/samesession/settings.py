@@ -18,6 +18,7 @@ MAKE_A_KEY = "make one: python -c 'import secrets; print(secrets.token_urlsafe(3
 # RFC 6265 4.1.1: a cookie's name is an RFC 2616 token.
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]{1,256}")
+_HOST_NAME = re.compile(r"\.?[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){0,32}")
 
 
 def duration_ms(text: str, where: str) -> int:
@@ -46,7 +47,7 @@ def size_bytes(text: str, where: str) -> int:
 class Url:
     """A strategy's URL, taken apart; parameters are read by type and unknown ones refused."""
 
-    text: str
+    text: str = field(repr=False)  # with the password
     scheme: str
     host: str
     port: int | None
@@ -65,9 +66,14 @@ class Url:
         try:
             parts = urlsplit(text)
             port = parts.port
+            (parts.hostname or "").encode("idna")  # as every connection will
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError as error:
-            raise ConfigError(f"{redacted(text)!r} cannot be read as a URL: {error}") from None
+            # A password that is not encoded is mistaken for the port, and the error would show it.
+            why = "in a password write @ as %40, / as %2F, # as %23" if "@" in text else error
+            raise ConfigError(f"{redacted(text)!r} cannot be read as a URL: {why}") from None
+        if not text.isprintable():
+            raise ConfigError(f"{redacted(text)!r} holds a control character; take it out")
         if not parts.scheme or "://" not in text:
             raise ConfigError(
                 f"{redacted(text)!r} is no strategy; write one such as redis://127.0.0.1:6379"
@@ -120,7 +126,7 @@ class Url:
 
 def redacted(url: str) -> str:
     """The URL without its password, for messages and logs."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
+    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url, flags=re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +182,8 @@ class Cookie:
             f"path={self.path!r} must begin with / and hold no ; or control character": (
                 not self.path.startswith("/") or _ATTRIBUTE.fullmatch(self.path) is None
             ),
-            f"domain={self.domain!r} must be a host name": (
-                self.domain is not None and _ATTRIBUTE.fullmatch(self.domain) is None
+            f"domain={self.domain!r} must be a host name such as example.org": (
+                self.domain is not None and _HOST_NAME.fullmatch(self.domain) is None
             ),
         }
 
@@ -212,6 +218,13 @@ class Limits:
         Raises:
             ConfigError: a limit is not positive, or idle is longer than the lifetime.
         """
+        for name, given, kind, usual in (
+            ("idle", idle, timedelta, "timedelta(minutes=30)"),
+            ("lifetime", lifetime, timedelta, "timedelta(hours=12)"),
+            ("max_size", size, int, "65536"),
+        ):
+            if not isinstance(given, kind):
+                raise ConfigError(f"{name}={given!r} is no {kind.__name__}; {usual} is usual")
         idle_ms, lifetime_ms = (
             round(limit / timedelta(milliseconds=1)) for limit in (idle, lifetime)
         )
@@ -230,15 +243,20 @@ class Limits:
         return cls(idle_ms=idle_ms, lifetime_ms=lifetime_ms, size_bytes=size)
 
 
-def keys_from(texts: Iterable[str], where: str) -> tuple[bytes, ...]:
+def keys_from(texts: Iterable[str | bytes], where: str) -> tuple[bytes, ...]:
     """Check the key ring: each key 32 bytes or more; the first signs, every one verifies."""
-    keys = tuple(text.encode() for text in texts)
-    for index, key in enumerate(keys):
-        if len(key) < 32:
-            raise ConfigError(
-                f"{where}[{index}] has {len(key)} bytes; needs 32 or more "
-                f"({MAKE_A_KEY})"
-            )
+    if isinstance(texts, str | bytes):
+        raise ConfigError(f"{where} is one text; write a list: {where}=[…]")
+    keys = tuple(_key(text, f"{where}[{index}]") for index, text in enumerate(texts))
     if len(set(keys)) != len(keys):
         raise ConfigError(f"{where} holds the same key twice; keep one")
     return keys
+
+
+def _key(text: object, where: str) -> bytes:
+    key = text.encode(errors="surrogateescape") if isinstance(text, str) else text
+    if not isinstance(key, bytes):
+        raise ConfigError(f"{where} is {key!r}, no text; is its variable set? ({MAKE_A_KEY})")
+    if len(key) < 32:
+        raise ConfigError(f"{where} has {len(key)} bytes; needs 32 or more ({MAKE_A_KEY})")
+    return key

@@ -106,14 +106,14 @@ class SessionMiddleware:
 class _Http:
     """One http request: the send that commits before the first byte."""
 
-    __slots__ = ("_core", "_middleware", "_refused", "_send", "_session")
+    __slots__ = ("_core", "_middleware", "_refused", "_send", "_session", "_streams")
 
     def __init__(self, middleware: SessionMiddleware, session: Session, send: Send) -> None:
         self._middleware = middleware
         self._core = middleware._core
         self._session = session
         self._send = send
-        self._refused = False
+        self._refused = self._streams = False
 
     async def run(self, scope: Scope, receive: Receive) -> None:
         life = self._session._life
@@ -145,8 +145,11 @@ class _Http:
             message = self._middleware.headers(session, message)
         elif self._refused:
             return
-        elif kind == "http.response.body" and not message.get("more_body"):
-            await self._check_nothing_left()
+        elif kind == "http.response.body":
+            if message.get("more_body"):
+                self._streams = True
+            elif self._streams:
+                await self._check_nothing_left()  # the client shall not see a whole answer
         await self._send(message)
 
     async def _check_nothing_left(self) -> None:

@@ -1,0 +1,1 @@
+"""One module per contestant: ``build(url)`` returns the shop with that contestant's sessions."""

@@ -1,0 +1,11 @@
+"""The baseline: the same handlers on one dict of the process, no session at all."""
+
+from starlette.applications import Starlette
+
+from bench.apps.shop import payload, shop
+
+
+def build(url: str) -> Starlette:
+    """Return the shop without sessions; `url` is unused."""
+    everybodys = payload(0)
+    return shop(lambda request: everybodys)

@@ -1,0 +1,68 @@
+"""The application that every contestant serves: fill a session, read one key, change one key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+
+def payload(count: int) -> dict[str, Any]:
+    """Return 8 keys, 575 bytes as JSON: the session of a customer (MEASURED section 2)."""
+    return {
+        "count": count,
+        "user": "3f0c6a52-7a0e-4a7e-9c1c-8a9f6b1f2d10",
+        "name": "Ann Example of Somewhere",
+        "email": "ann.example@mail.example.org",
+        "locale": "en_GB.UTF-8",
+        "csrf": "Zt3p0m9Qy7w1kR5xV8uB2nC6sD4fG0hJaLeTiOoPqWrY",
+        "basket": [
+            {"article": "B-1042-XL", "amount": 2, "price": "19.90", "title": "Rain jacket, red"},
+            {
+                "article": "K-0007",
+                "amount": 1,
+                "price": "249.00",
+                "title": "Kettle with thermometer",
+            },
+            {"article": "T-5110-S", "amount": 5, "price": "3.25", "title": "Tea towel, jute"},
+        ],
+        "visited": ["/", "/garden", "/kitchen/kettles", "/offers", "/account/orders"],
+    }
+
+
+def shop(session_of: Callable[[Request], MutableMapping[str, Any]]) -> Starlette:
+    """Return the application; `session_of` says where a request's session is.
+
+    Each answer is the session's counter, so a client that knows what it should be
+    has proof that the session was really read, and that its last write was really kept.
+    """
+
+    async def login(request: Request) -> Response:
+        start = int(request.query_params["start"])
+        session_of(request).update(payload(start))
+        return PlainTextResponse(str(start))
+
+    async def read(request: Request) -> Response:
+        return PlainTextResponse(str(session_of(request)["count"]))
+
+    async def write(request: Request) -> Response:
+        session = session_of(request)
+        session["count"] += 1
+        return PlainTextResponse(str(session["count"]))
+
+    return Starlette(
+        routes=[
+            Route("/login", login, methods=["POST"]),
+            Route("/read", read, methods=["GET"]),
+            Route("/write", write, methods=["POST"]),
+        ]
+    )
+
+
+def session_in_request(request: Request) -> MutableMapping[str, Any]:
+    """Find the session where Starlette's convention puts it."""
+    return request.session

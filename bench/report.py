@@ -1,0 +1,167 @@
+"""The page with the results, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from bench.contestants import BASELINE, SIGNED_COOKIE, STARSESSIONS, Contestant
+from bench.counts import REQUESTS, Cost
+from bench.figures import Figures, Spread
+from bench.floors import Floor, floors
+from bench.rounds import Measured, Plan
+from bench.workloads import Workload
+
+RWM = (Workload.R, Workload.W, Workload.M)
+RW = RWM[:2]
+NONE = "–"
+
+LEGEND = """\
+R reads one key, W changes one, M is 9 R to 1 W; the session has 8 keys, 575 bytes as JSON.
+Every contestant serves the same Starlette application under uvicorn (one process, uvloop,
+httptools, no access log), alone on one core; load generator and Redis share the other.
+CPU is the application process's own (all its threads, counted by the scheduler) divided by
+requests; *adds* is that minus the same application without a session.
+Short slices of baseline and contestant alternate, and each contestant's slice is divided by the
+baseline's right before and after it; the figure is the median of these multiples over all rounds,
+and the range in brackets is what single rounds gave. *Least* is the luckiest slice. Servers start
+anew in each round. Every answer was checked: each read returned the browser's own last write.
+A touch (one more guarded step of samesession, at most once per idle/20 and session) is too rare to
+show. Compare inside a run, never across runs."""
+
+
+def report(measured: Measured, *, facts: Sequence[tuple[str, str]]) -> tuple[str, bool]:
+    """Return the page, and whether every floor that could be judged holds.
+
+    Args:
+        facts: what the head of the page says about the run.
+    """
+    plan = measured.plan
+    judged = list(floors(measured.many, measured.costs, plan.rivals))
+    parts = [
+        "# What a session costs per request",
+        "\n".join(f"- {name}: {value}" for name, value in facts),
+        LEGEND,
+        f"## Application CPU, {plan.connections} connections",
+        _table(_cpu_rows(measured.many, plan)),
+        "## The whole request as a multiple of the same request without a session",
+        _table(_whole_rows(measured.many, plan)),
+    ]
+    for rival in (SIGNED_COOKIE, STARSESSIONS):
+        if rival in plan.rivals:
+            parts += [
+                f"## What the session adds, as a multiple of what {rival.name} adds",
+                _table(_ratio_rows(measured.many, plan, rival)),
+            ]
+    parts += ["## One connection alone", _table(_lone_rows(measured.lone, plan))]
+    if measured.costs:
+        parts += [
+            f"## What Redis sees per request, counted over {REQUESTS} of them, one after another",
+            _table(_cost_rows(measured.costs)),
+        ]
+    if judged:
+        parts += ["## Floors", _table(_floor_rows(judged))]
+    return "\n\n".join(parts) + "\n", all(floor.holds for floor in judged)
+
+
+def _cpu_rows(figures: Figures, plan: Plan) -> Iterator[Sequence[str]]:
+    yield (
+        *("contestant", "R adds µs", "W adds µs", "M adds µs"),
+        *("least R µs", "least W µs", "least M µs"),
+        *("Redis CPU R µs", "Redis CPU W µs", "Redis CPU M µs"),
+    )
+    yield (
+        f"{BASELINE.name} (whole request)",
+        *(f"{figures.baseline_us(workload):.1f}" for workload in RWM),
+        *(f"{figures.least_us(BASELINE, workload):.1f}" for workload in RWM),
+        *(NONE for _ in RWM),
+    )
+    for rival in plan.rivals:
+        yield (
+            rival.name,
+            *(f"{figures.added_us(rival, workload):+.1f}" for workload in RWM),
+            *(f"{figures.least_us(rival, workload):.1f}" for workload in RWM),
+            *(
+                f"{figures.engine_us(rival, workload):.1f}" if rival.uses_redis else NONE
+                for workload in RWM
+            ),
+        )
+
+
+def _whole_rows(figures: Figures, plan: Plan) -> Iterator[Sequence[str]]:
+    yield ("contestant", "R", "W", "M")
+    for contestant in plan.rivals:
+        yield (contestant.name, *(_spread(figures.whole(contestant, workload)) for workload in RWM))
+
+
+def _ratio_rows(figures: Figures, plan: Plan, rival: Contestant) -> Iterator[Sequence[str]]:
+    yield ("contestant", "R", "W", "M")
+    for contestant in plan.rivals:
+        if contestant is not rival:
+            yield (
+                contestant.name,
+                *(_spread(figures.ratio(contestant, rival, workload)) for workload in RWM),
+            )
+
+
+def _lone_rows(figures: Figures, plan: Plan) -> Iterator[Sequence[str]]:
+    yield (
+        "contestant",
+        "R adds µs",
+        "W adds µs",
+        "R whole",
+        "W whole",
+        "R latency p50 µs",
+        "W latency p50 µs",
+    )
+    yield (
+        f"{BASELINE.name} (whole request)",
+        *(f"{figures.baseline_us(workload):.1f}" for workload in RW),
+        *("1", "1"),
+        *(f"{figures.p50_us(BASELINE, workload):.0f}" for workload in RW),
+    )
+    for rival in plan.rivals:
+        yield (
+            rival.name,
+            *(f"{figures.added_us(rival, workload):+.1f}" for workload in RW),
+            *(_spread(figures.whole(rival, workload)) for workload in RW),
+            *(f"{figures.p50_us(rival, workload):.0f}" for workload in RW),
+        )
+
+
+def _cost_rows(costs: Sequence[Cost]) -> Iterator[Sequence[str]]:
+    yield ("contestant", "workload", "commands sent", "run inside scripts", "bytes in", "bytes out")
+    for cost in costs:
+        yield (
+            cost.contestant.name,
+            cost.workload.name,
+            _commands(cost.sent),
+            _commands(cost.scripted),
+            f"{cost.bytes_in:.1f}",
+            f"{cost.bytes_out:.1f}",
+        )
+
+
+def _floor_rows(judged: Sequence[Floor]) -> Iterator[Sequence[str]]:
+    yield ("floor", "measured", "verdict")
+    for floor in judged:
+        yield (floor.claim, floor.measured, "pass" if floor.holds else "**FAIL**")
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.value:.2f} ({spread.least:.2f} – {spread.greatest:.2f})"
+
+
+def _commands(per_request: dict[str, float]) -> str:
+    return (
+        ", ".join(
+            name if number == 1 else f"{number:g} {name}" for name, number in per_request.items()
+        )
+        or NONE
+    )
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    """Render rows, the first of which is the head; everything but the names to the right."""
+    head, *body = rows
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))

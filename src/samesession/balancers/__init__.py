@@ -1,0 +1,1 @@
+"""Configuration for load balancers, and the means to drive them."""

@@ -1,0 +1,1 @@
+"""Run the real thing on this machine: servers, a balancer, engines."""

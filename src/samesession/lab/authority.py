@@ -1,0 +1,83 @@
+"""Where the sessions of a run live: the URL for its servers, and the engine started for it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from samesession.errors import ConfigError
+from samesession.lab.engines import answers, quoted
+from samesession.lab.ports import LOOPBACK, Port
+from samesession.settings import Url, redacted
+
+DEFAULT_PORT = 6379
+ENGINES = ("redis", "valkey")
+NEAR_S = 0.25  # a server on this machine answers at once or not at all
+FAR_S = 2.0  # name resolution and a long way included
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The URL for the servers; ``port`` and ``settings`` when an engine must be started for it."""
+
+    url: str
+    port: Port | None = None
+    settings: Mapping[str, str] | None = None
+
+
+def authority_for(url: str, folder: Path) -> Authority:
+    """Complete a strategy's URL; everything that its user wrote stays.
+
+    Args:
+        folder: private to this run, for the stores of ``sticky://``.
+
+    Raises:
+        ConfigError: a Redis on another machine does not answer, or a port is somebody else's.
+    """
+    parsed = Url.parse(url)
+    if parsed.scheme == "sticky" and not parsed.host and parsed.path in ("", "/"):
+        query = urlsplit(url).query
+        return Authority(f"sticky://{folder / 'store'}" + (f"?{query}" if query else ""))
+    if parsed.scheme not in ENGINES:
+        return Authority(url)
+    port = parsed.port or DEFAULT_PORT
+    near = _is_loopback(parsed.host)
+    if answers(parsed.host or LOOPBACK, port, within=NEAR_S if near else FAR_S):
+        return Authority(url)
+    if not near:
+        raise ConfigError(
+            f"{redacted(url)}: nobody answers a PING at {parsed.host}:{port}; start it, or let "
+            f"{parsed.scheme}:// without a host start an engine on this machine"
+        )
+    try:
+        held = Port(parsed.port or 0)
+    except ConfigError as error:
+        raise ConfigError(f"{redacted(url)}: nobody answers a PING there, but {error}") from None
+    return Authority(_at(url, held), held, _credentials(parsed))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host in ("", "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def _at(url: str, port: Port) -> str:
+    """Put the engine's address into the URL, and leave the rest as it was written."""
+    parts = urlsplit(url)
+    credentials, separator, _ = parts.netloc.rpartition("@")
+    rest = url.partition("://")[2].removeprefix(parts.netloc)
+    return f"{parts.scheme}://{credentials}{separator}{port.address}{rest}"
+
+
+def _credentials(url: Url) -> Mapping[str, str]:
+    """Let the engine know the user and the password that the servers will come with."""
+    if url.password is None:
+        return {}
+    if url.username in (None, "default"):
+        return {"requirepass": quoted(url.password)}
+    return {"user": f"{quoted(str(url.username))} on {quoted('>' + url.password)} ~* &* +@all"}

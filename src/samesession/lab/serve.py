@@ -1,0 +1,34 @@
+"""What a server process imports: the user's application behind ``/health``.
+
+Imported only by the servers that ``samesession up`` starts (``uvicorn samesession.lab.serve:app``):
+importing it reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from samesession.errors import ConfigError
+from samesession.lab.application import interface_of, load
+from samesession.lab.health import Asgi, Health, Wsgi, asgi, wsgi
+from samesession.lab.processes import die_with_server
+from samesession.lab.variables import APP, FOLDER, SERVER
+
+# The server's main process dies with the supervisor; its workers import this, and die with it.
+die_with_server()
+
+_application = load(os.environ[APP])
+_health = Health(Path(os.environ[FOLDER]) / f"{os.environ[SERVER]}.drain")
+if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses handlers
+    _health.stop_on_sigterm()
+
+app: Asgi | Wsgi
+match interface_of(_application):
+    case "asgi":
+        app = asgi(_application, _health)
+    case "wsgi":
+        app = wsgi(_application, _health)
+    case None:
+        raise ConfigError(f"{os.environ[APP]!r} is neither an ASGI nor a WSGI application")

@@ -1,0 +1,1 @@
+"""Acceptance over HTTP: real HAProxy, real servers, real engines, real clients (PROMISES)."""

@@ -1,0 +1,377 @@
+"""Values as bytes and back: exactly the same value, or a refusal that names the key."""
+# ruff: noqa: DTZ001, DTZ901  (naive times are values too)
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections import Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markupsafe import Markup
+
+from samesession.codec import DEPTH, decode, decode_all, encode
+from samesession.errors import StoreCorruptError, ValueNotStorableError
+
+Point = namedtuple("Point", "x y")
+
+
+class Size(enum.StrEnum):
+    LARGE = "large"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class OldSize(str, enum.Enum):  # noqa: UP042  (what code from before Python 3.11 does)
+    SMALL = "small"
+
+
+class Plain(enum.Enum):
+    ONE = 1
+
+
+def ext(code: int, data: bytes) -> bytes:
+    return msgspec.msgpack.encode(msgspec.msgpack.Ext(code, data))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, of the same types all the way down; a NaN is itself, -0.0 is not 0.0."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return math.copysign(1, one) == math.copysign(1, other) and (
+            one == other or (math.isnan(one) and math.isnan(other))
+        )
+    if isinstance(one, Decimal):
+        return one.as_tuple() == other.as_tuple()
+    if isinstance(one, datetime):
+        return one == other and one.fold == other.fold and one.utcoffset() == other.utcoffset()
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return same(list(one.items()), list(other.items()))
+    if isinstance(one, (set, frozenset)):
+        return len(one) == len(other) and all(any(same(a, b) for b in other) for a in one)
+    return bool(one == other)
+
+
+DAY_S = 86_400
+OFFSETS = st.integers(1 - DAY_S, DAY_S - 1).map(lambda seconds: timedelta(seconds=seconds))
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+HASHABLE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(1 << 63), (1 << 64) - 1),
+    st.floats(allow_nan=False),
+    TEXT,
+    st.binary(max_size=20),
+    st.datetimes(allow_imaginary=False),
+    st.datetimes(timezones=OFFSETS.map(timezone)).map(lambda when: when.replace(fold=1)),
+    st.dates(),
+    st.timedeltas(),
+    st.decimals(allow_nan=False),
+    st.uuids(),
+)
+SCALARS = HASHABLE | st.just(math.nan) | st.decimals() | TEXT.map(Markup)
+DICT_KEYS = TEXT | st.integers(-(1 << 63), (1 << 64) - 1) | st.booleans() | st.none()
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(DICT_KEYS, inner, max_size=4),
+        st.sets(HASHABLE, max_size=4),
+        st.frozensets(HASHABLE | st.frozensets(HASHABLE, max_size=2), max_size=4),
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+@settings(max_examples=400)
+@example({"nested": [({1, 2}, frozenset({b""})), Markup("<b>")], "": None})
+@example([Decimal("sNaN123"), Decimal("-0.00"), Decimal("1E+999999"), Decimal("Infinity")])
+@example([datetime.max, datetime.min, date.max, date.min, timedelta.max, timedelta.min])
+@example([datetime(1, 1, 1, fold=1), datetime(2024, 5, 5, 1, 30, tzinfo=UTC)])
+@example([(1 << 64) - 1, -(1 << 63), 5e-324, -0.0, math.inf, True, 1, 1.0])
+@example([[("x",)] * 40, "\U0001f600" * 40, b"\x80" * 40])
+@example({1: "int", "1": "str", None: "none"})
+def test_every_value_comes_back_exactly(value: Any) -> None:
+    raw = encode("key", value)
+    assert same(decode(raw), value)
+    assert same(decode_all({"key": raw})["key"], value)
+
+
+@given(VALUES)
+def test_encoding_twice_gives_the_same_bytes(value: Any) -> None:
+    raw = encode("key", value)
+    assert encode("key", decode(raw)) == raw
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (Point(1, (2, Point(3, 4))), (1, (2, (3, 4)))),
+        (Size.LARGE, "large"),
+        (OldSize.SMALL, "small"),
+        (Level.HIGH, 3),
+        ([Size.LARGE, {Level.HIGH}], ["large", {3}]),
+        (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+        (defaultdict(list, a=[1]), {"a": [1]}),
+        (Counter("aab"), {"a": 2, "b": 1}),
+        ({Size.LARGE: 1}, {"large": 1}),
+        (type("Words", (list,), {})(["x"]), ["x"]),
+        (type("Metres", (float,), {})(1.5), 1.5),
+        (type("Text", (str,), {"__str__": lambda _self: "lie"})("truth"), "truth"),
+        ({"at": Markup("<i>")}, {"at": Markup("<i>")}),
+    ],
+    ids=repr,
+)
+def test_a_subclass_of_a_plain_type_is_stored_as_its_base(value: Any, stored: Any) -> None:
+    assert same(decode(encode("key", value)), stored)
+
+
+@pytest.mark.parametrize("zone", [ZoneInfo("Europe/Berlin"), ZoneInfo("America/St_Johns")])
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_time_in_a_named_zone_keeps_its_moment(zone: tzinfo, fold: int) -> None:
+    """The name of the zone is not kept: an offset is data, a rule of a country is not."""
+    when = datetime(2026, 10, 25, 2, 30, tzinfo=zone, fold=fold)
+    back = decode(encode("key", when))
+    assert back.timestamp() == when.timestamp()
+    assert (back.utcoffset(), back.fold) == (when.utcoffset(), fold)
+
+
+@dataclass
+class Thing:
+    name: str
+
+
+def nested(depth: int, wrap: Callable[[Any], Any] = lambda inner: [inner]) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+def endless() -> list[Any]:
+    loop: list[Any] = []
+    loop.append(loop)
+    return loop
+
+
+REFUSED = {
+    "object": object(),
+    "function": len,
+    "class": int,
+    "dataclass": Thing("x"),
+    "enum": Plain.ONE,
+    "int beyond 64 bits": 1 << 64,
+    "int below 64 bits": -(1 << 63) - 1,
+    "dict key beyond 64 bits": {1 << 64: 1},
+    "tuple as a dict key": {(1, 2): 3},
+    "bytearray": bytearray(b"x"),
+    "memoryview": memoryview(b"x"),
+    "deque": deque([1]),
+    "UserDict": UserDict(a=1),
+    "generator": (n for n in [1]),
+    "complex": 1j,
+    "Fraction": Fraction(1, 3),
+    "path": PurePosixPath("/x"),
+    "time zone": UTC,
+    "offset below a second": datetime(2026, 1, 1, tzinfo=timezone(timedelta(microseconds=1))),
+    "time": datetime(2026, 1, 1).time(),
+    "exception": ValueError("x"),
+    "lone surrogate": "\ud800",
+    "lone surrogate inside": ["\udfff"],
+    "lone surrogate in Markup": Markup("\ud800"),
+    "lone surrogate as a dict key": {"\ud800": 1},
+    "msgspec's own extension": msgspec.msgpack.Ext(1, b"x"),
+    "ready-made msgpack": msgspec.Raw(b"\x01"),
+    "too deep": nested(DEPTH + 1),
+    "a set too deep": nested(DEPTH + 1, lambda inner: frozenset({inner})),
+    "a tuple too deep": nested(DEPTH + 1, lambda inner: (inner,)),
+    "a dict too deep": nested(DEPTH + 1, lambda inner: {"a": inner}),
+    "far too deep": nested(100_000),
+    "endless": endless(),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: {"deep": [value]}])
+def test_what_is_not_plain_data_is_refused_by_its_key(
+    case: str, wrap: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(ValueNotStorableError, match=r"session\['bas\\nket'\]"):
+        encode("bas\nket", wrap(REFUSED[case]))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: [inner],
+        lambda inner: (inner,),
+        lambda inner: {"a": inner},
+        lambda inner: frozenset({inner}),
+    ],
+)
+def test_the_deepest_value_that_is_taken_also_comes_back(wrap: Callable[[Any], Any]) -> None:
+    value = nested(DEPTH, wrap)
+    assert decode(encode("key", value)) == value
+    assert decode_all({"key": encode("key", value)}) == {"key": value}
+
+
+def deep_extension(depth: int, code: int) -> bytes:
+    raw = b"\x01"
+    for _ in range(depth):
+        raw = ext(code, b"\x91" + raw)
+    return raw
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.abort, ()
+
+
+HOSTILE = {
+    "nothing": b"",
+    "pickle": pickle.dumps(Bomb()),
+    "pickle of data": pickle.dumps({"a": 1}),
+    "json": b'{"a": 1}',
+    "two values": encode("k", 1) * 2,
+    "never used byte": b"\xc1",
+    "lists 100 000 deep": b"\x91" * 100_000 + b"\x01",
+    "dicts 100 000 deep": b"\x81\xa1a" * 100_000 + b"\x01",
+    "lists one too deep": b"\x91" * (DEPTH + 1) + b"\x01",
+    "tuples one too deep": deep_extension(DEPTH + 1, 1),
+    "tuples 3000 deep": deep_extension(3000, 1),
+    "frozensets 3000 deep": deep_extension(3000, 3),
+    "a list that says four milliards": b"\xdd\xff\xff\xff\xff",
+    "a dict that says four milliards": b"\xdf\xff\xff\xff\xff\x01",
+    "text that says four milliards": b"\xdb\xff\xff\xff\xff",
+    "an extension that says four milliards": b"\xc9\xff\xff\xff\xff\x01",
+    "text that is not UTF-8": b"\xa2\xff\xfe",
+    "set of a list": ext(2, b"\x91\x90"),
+    "tuple of no list": ext(1, b"\x01"),
+    "datetime": ext(4, b"not a date"),
+    "datetime not UTF-8": ext(4, b"\xff"),
+    "datetime year 0": ext(4, b"0000-01-01T00:00:00"),
+    "date": ext(5, b"2026-13-45"),
+    "timedelta too long": ext(6, b"\x93\xcf" + b"\xff" * 8 + b"\x00\x00"),
+    "timedelta of text": ext(6, b"\x91\xa1a"),
+    "timedelta with eight parts": ext(6, b"\x98" + b"\x00" * 8),
+    "Decimal": ext(7, b"1,5"),
+    "Decimal of a surrogate": ext(7, b"\xed\xa0\x80"),
+    "UUID of 15 bytes": ext(8, b"x" * 15),
+    "Markup not UTF-8": ext(9, b"\xff"),
+    **{f"extension {code}": ext(code, b"\x90") for code in (-128, -2, -1, 0, 10, 42, 127)},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_bytes_are_corrupt_and_nothing_else(case: str) -> None:
+    raw = HOSTILE[case]
+    with pytest.raises(StoreCorruptError):
+        decode(raw)
+    good = encode("good", [1])
+    assert decode_all({"bad": raw, "good": good}) == {"good": [1]}
+
+
+@given(VALUES)
+@settings(max_examples=30)
+def test_a_value_cut_off_at_any_byte_is_corrupt(value: Any) -> None:
+    raw = encode("key", value)
+    for length in range(len(raw)):
+        with pytest.raises(StoreCorruptError):
+            decode(raw[:length])
+
+
+@given(st.binary(max_size=80))
+@settings(max_examples=400)
+@example(b"\xd6\xff\x00\x00\x00\x00")  # msgpack's own timestamp: a datetime, and harmless
+def test_any_bytes_are_a_value_or_corrupt(raw: bytes) -> None:
+    try:
+        value = decode(raw)
+    except StoreCorruptError:
+        assert decode_all({"key": raw}) == {}
+    else:
+        assert same(decode_all({"key": raw})["key"], value)
+
+
+@given(VALUES, st.data())
+def test_a_flipped_byte_is_another_value_or_corrupt(value: Any, data: st.DataObject) -> None:
+    raw = bytearray(encode("key", value))
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    if len(decode_all({"key": bytes(raw)})) == 0:
+        with pytest.raises(StoreCorruptError):
+            decode(bytes(raw))
+
+
+def test_a_long_hostile_value_is_judged_quickly() -> None:
+    """Nested extensions copy what they hold; half a megabyte of them must not take seconds."""
+    raw = deep_extension(20_000, 1)
+    began = time.perf_counter()
+    with pytest.raises(StoreCorruptError):
+        decode(raw)
+    assert time.perf_counter() - began < 2
+
+
+def test_a_value_of_fifty_megabytes_is_only_a_value() -> None:
+    raw = b"\xdb" + (50_000_000).to_bytes(4, "big") + b"x" * 50_000_000
+    assert len(decode(raw)) == 50_000_000
+
+
+SET_BYTES = """
+from samesession.codec import encode
+words = {f"word {n}" for n in range(50)} | {1, 2.5, None, b"x", (1, 2), frozenset("abc")}
+print(encode("k", [words, frozenset(words), {"deep": {"x", "y", "z"}}]).hex())
+"""
+
+
+def test_a_set_has_the_same_bytes_in_every_process() -> None:
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", SET_BYTES],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("0", "1", "424242")
+    }
+    assert len(seen) == 1
+
+
+@given(st.dictionaries(TEXT, VALUES, max_size=5))
+def test_values_of_a_record_are_decoded_as_each_by_itself(values: dict[str, Any]) -> None:
+    raw = {key: encode(key, value) for key, value in values.items()}
+    assert same(decode_all(raw), {key: decode(value) for key, value in raw.items()})
+
+
+def test_markup_without_markupsafe_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = encode("key", Markup("<b>"))
+    monkeypatch.setitem(sys.modules, "markupsafe", None)
+    assert type(decode(raw)) is str
+    assert decode(raw) == "<b>"
+
+
+def test_a_uuid_of_any_kind_is_a_uuid() -> None:
+    value = UUID("ffffffff-ffff-ffff-ffff-ffffffffffff")
+    assert type(decode(encode("key", value))) is UUID
