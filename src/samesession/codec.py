@@ -110,6 +110,17 @@ def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
     return readable
 
 
+def is_still(value: Any, raw: bytes) -> bool:
+    """Whether a value is what its bytes say, as two C calls can tell; False: look closer.
+
+    Equal bytes alone would miss a list that became a tuple, equal values alone a 1 that became 1.0.
+    """
+    try:
+        return _pack(value) == raw and bool(_unpack(raw) == value)
+    except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
+        return False
+
+
 def _may_be_deep(raw: bytes) -> bool:
     """Deep nesting needs many headers; counting them is C, so honest values pay 0.3 µs."""
     return len(raw) > DEPTH and len(raw.translate(None, _NOT_HEADERS)) > DEPTH

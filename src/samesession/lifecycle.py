@@ -20,8 +20,10 @@ from samesession.errors import (
     NotSavedError,
     ResponseStartedError,
     RetryableError,
+    SessionTooLargeError,
     StoreCorruptError,
     StoreUnavailableError,
+    ValueNotStorableError,
 )
 from samesession.record import (
     MARK_MS,
@@ -154,13 +156,21 @@ class Lifecycle:
         if failed:
             if life.leaving is Reason.LOGOUT:
                 await self._logout(life)
+                life.leaving = None
             return
         if life.failure is not None:
             if life.failed:
                 raise life.failure.with_traceback(None)
             return
         if session._used:
-            await self.commit(session)
+            told = life.told
+            try:
+                await self.commit(session)
+            except (SessionTooLargeError, ValueNotStorableError):
+                if not told:
+                    raise
+                # Said once: the error page that follows is sent, and nothing is kept.
+                await self.finish(session, failed=True)
 
     async def commit(self, session: Session) -> None:
         """See `Sessions.commit`."""
@@ -447,7 +457,9 @@ class Lifecycle:
     def uncommitted(self, session: Session) -> bool:
         """Whether something changed since the last commit; after the response began, a fault."""
         life = session._life
-        return session._used and (life.leaving is not None or bool(session.changes()))
+        if life.told or not session._used:
+            return False
+        return life.leaving is not None or bool(session.changes())
 
     async def ended(self, session: Session) -> bool:
         """Whether a loaded session is over by now; asks the store (for websockets)."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from samesession.codec import ATOMS, decode, decode_all, encode
+from samesession.codec import ATOMS, decode, decode_all, encode, is_still
 from samesession.errors import (
     ResponseStartedError,
     RetryableError,
@@ -45,6 +45,9 @@ class Changes(NamedTuple):
         return bool(self.sets or self.removes)
 
 
+_UNCHANGED = Changes({}, ())
+
+
 class Life:
     """What a session knows beside its contents; the lifecycle and the adapters read it.
 
@@ -61,10 +64,12 @@ class Life:
         started: the response began; a new cookie can no longer be sent.
         failure: why loading failed; raised at every use.
         failed: the failure was shown to the handler, so the answer must be 503.
+        told: a value that cannot be stored was refused at a commit, and the handler heard of it.
         ending_token: of every end that this request asks for, so that it knows its own marks.
         cookie: the value to set; "" deletes the cookie; None leaves it alone.
         saved: the encoded values as loaded or last committed.
         base: the decoded values that stood in the dict then.
+        containers: keys of `base` whose values can change in place, once they were looked for.
         room: bytes that may still be written at least, once something was.
     """
 
@@ -79,11 +84,13 @@ class Life:
     started = False
     failure: RetryableError | None = None
     failed = False
+    told = False
     ending_token = b""
     cookie: str | None = None
     saved: Mapping[str, bytes] = _NOTHING
     base: Mapping[str, Any] = _NOTHING
     room: int | None = None
+    containers: list[str] | None = None
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
         """Begin."""
@@ -246,16 +253,34 @@ class Session(dict[str, Any]):
             ValueNotStorableError: a nested value became one that cannot be stored.
             SessionTooLargeError: a nested value grew past the limit.
         """
+        try:
+            return self._compared()
+        except (SessionTooLargeError, ValueNotStorableError):
+            self._life.told = True
+            raise
+
+    def saw(self, changes: Changes) -> None:
+        """Take the contents as committed: later changes are compared with them."""
+        life = self._life
+        saved = {**life.saved, **changes.sets}
+        for key in changes.removes:
+            saved.pop(key, None)
+        life.saved = saved
+        life.base = {key: value for key, value in dict.items(self)}  # noqa: C416  (dict() is slower)
+        life.containers = None
+        self._written = False
+        life.told = False
+
+    def _compared(self) -> Changes:
         life = self._life
         base, saved = life.base, life.saved
+        # `dict.` rather than `super().`, here and below: this runs at every request, at half the
+        # price.
+        if not self._written and dict.__eq__(self, base):
+            return self._compared_inside(life)
         sets: dict[str, bytes] = {}
-        # Nothing written and all values equal: only insides can have changed. (`dict.` rather than
-        # `super().`, here and below: this runs at every request, and is half as dear.)
-        same = not self._written and dict.__eq__(self, base)
         kept = 0
         for key, value in dict.items(self):
-            if same and type(value) in ATOMS:
-                continue
             before = base.get(key, _MISSING)
             kept += before is not _MISSING
             known = before is value
@@ -266,21 +291,29 @@ class Session(dict[str, Any]):
                 _check_key(key)
                 sets[key] = raw
         removes: tuple[str, ...] = ()
-        if not same and kept != len(base):
+        if kept != len(base):
             removes = tuple(base.keys() - dict.keys(self))
         if sets and sum(map(len, sets.values())) + sum(map(len, saved.values())) > life.size_limit:
             self._weigh(sets)
         return Changes(sets, removes)
 
-    def saw(self, changes: Changes) -> None:
-        """Take the contents as committed: later changes are compared with them."""
-        life = self._life
-        saved = {**life.saved, **changes.sets}
-        for key in changes.removes:
-            saved.pop(key, None)
-        life.saved = saved
-        life.base = {key: value for key, value in dict.items(self)}  # noqa: C416  (dict() is slower)
-        self._written = False
+    def _compared_inside(self, life: Life) -> Changes:
+        """The same when no key was written: only values that can change in place are looked at."""
+        if life.containers is None:
+            life.containers = [k for k, v in life.base.items() if type(v) not in ATOMS]
+        sets: dict[str, bytes] = {}
+        for key in life.containers:
+            value, raw = life.base[key], life.saved[key]
+            if not is_still(value, raw):
+                now = _encode_or_keep(key, value, raw)
+                if now != raw:
+                    sets[key] = now
+        if (
+            sets
+            and sum(map(len, life.saved.values())) + sum(map(len, sets.values())) > life.size_limit
+        ):
+            self._weigh(sets)
+        return Changes(sets, ()) if sets else _UNCHANGED
 
     def _use(self) -> None:
         failure = self._life.failure
@@ -305,7 +338,7 @@ class Session(dict[str, Any]):
     def _start_empty(self) -> None:
         super().clear()
         life = self._life
-        life.base, life.saved, life.room = {}, {}, None
+        life.base, life.saved, life.room, life.containers = {}, {}, None, None
         self._written = True
 
     def _check(self, new: Mapping[str, Any]) -> None:

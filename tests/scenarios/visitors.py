@@ -25,6 +25,8 @@ class Failure:
     ended: float
     what: str
     outcome: str
+    by_server: bool = False  # a server said so itself: its answer came through the balancer
+    half_way: bool = False  # after a login or rotation of this visitor's was cut in two
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Visitor:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311
         self.browser = Browser(self.site)
+        self.browser.http.timeout = httpx.Timeout(10)
         self.number = 0
         self.kept: dict[str, Any] = {}  # acknowledged
         self.perhaps: dict[str, list[Any]] = {}  # sent, and nobody knows
@@ -172,7 +175,10 @@ class Visitor:
             outcome = str(answer.status_code)
             if "retry-after" not in answer.headers:
                 self.wrong.append((what, outcome, "no Retry-After"))
-            self.failures.append(Failure(sent, time.monotonic(), what, outcome))
+            by_server = "x-served-by" in answer.headers
+            self.failures.append(
+                Failure(sent, time.monotonic(), what, outcome, by_server, self.half_way)
+            )
         else:
             self.wrong.append((what, answer.status_code, answer.text))
         return None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from ipaddress import ip_address, ip_network
 
-from samesession.errors import RetryableError
-from samesession.session import Client, Life
+from samesession.errors import ResponseStartedError, RetryableError
+from samesession.lifecycle import Lifecycle
+from samesession.record import Reason
+from samesession.session import Client, Life, Session
 from samesession.settings import Cookie
+
+log = logging.getLogger("samesession")
 
 USER_AGENT_CHARACTERS = 128
 Headers = list[tuple[bytes, bytes]]
@@ -23,23 +28,24 @@ class CookieCodec:
         self._name = cookie.name
 
     def values(self, header: bytes) -> list[bytes]:
-        """Every different value that our name has in one Cookie header, whatever else is in it."""
+        """The value that our name has in one Cookie header, or the first two different ones."""
         found: list[bytes] = []
-        needle, at = self._needle, header.find(self._needle)
-        while at >= 0:
-            before = header[:at].rstrip(b" \t") if at else b""
-            after = at + len(needle)
-            if not before or before.endswith(b";"):
-                end = header.find(b";", after)
-                value = header[after:end] if end >= 0 else header[after:]
-                value = value.strip(b" \t")
+        needle, past, at = self._needle, 0, header.find(self._needle)
+        while at >= 0 and len(found) < 2:
+            # No look back beyond the last match: 64 KB of look-alikes cost no more than 64 KB.
+            semicolon = header.rfind(b";", past, at)
+            begins = (semicolon >= 0 or not past) and not header[semicolon + 1 : at].strip(b" \t")
+            past = at + len(needle)
+            if begins:
+                end = header.find(b";", past)
+                value = (header[past:end] if end >= 0 else header[past:]).strip(b" \t")
                 if value not in found:
                     found.append(value)
-            at = header.find(needle, after)
+            at = header.find(needle, past)
         return found
 
     def set(self, life: Life) -> str:
-        """The Set-Cookie header's value for what the request decided; deletion repeats the flags."""
+        """The Set-Cookie header's value that the request decided; deletion repeats the flags."""
         if not life.cookie:
             gone = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
             return f"{self._name}={self._attributes}{gone}"
@@ -50,12 +56,18 @@ class CookieCodec:
 
 
 def varied(headers: Headers) -> Headers:
-    """Add ``Vary: Cookie``, unless it is said already: the answer depends on the session (S12)."""
+    """Add ``Vary: Cookie``, unless it is said already: the answer depends on the session (S12).
+
+    One header in the end: middleware around ours may keep only the first (Starlette's do).
+    """
     said = [value for name, value in headers if name.lower() == b"vary"]
+    if not said:
+        return [*headers, (b"vary", b"Cookie")]
     names = {part.strip().lower() for value in said for part in value.split(b",")}
-    if names & {b"cookie", b"*"}:
-        return headers
-    return [*headers, (b"vary", b"Cookie")]
+    if not names & {b"cookie", b"*"}:
+        said.append(b"Cookie")
+    kept = [(name, value) for name, value in headers if name.lower() != b"vary"]
+    return [*kept, (b"vary", b", ".join(said))]
 
 
 def uncached(headers: Headers) -> Headers:
@@ -64,13 +76,33 @@ def uncached(headers: Headers) -> Headers:
     return [*kept, (b"cache-control", b"no-store")]
 
 
-def unavailable(error: RetryableError) -> tuple[Headers, bytes]:
-    """Headers and body of the 503: something was not done, or nobody knows."""
-    body = f"Your session could not be read or kept ({error}). Please try again.\n".encode()
+async def nothing_left(core: Lifecycle, session: Session) -> None:
+    """Drop nothing silently: what changed after the response began was committed, or raises (S11).
+
+    Called when `Lifecycle.uncommitted` says so. A logout is carried out.
+    """
+    if session._life.leaving is Reason.LOGOUT:
+        await core.finish(session, failed=True)
+        if not core.uncommitted(session):
+            return
+    session.saw(session.changes())  # said once
+    raise ResponseStartedError(
+        "the session was changed after the response began, and its commit is over; change it "
+        "earlier, or call `await sessions.commit(session)` (in threads `sessions.blocking.commit`)"
+    )
+
+
+def unavailable(error: Exception | None) -> tuple[Headers, bytes]:
+    """Headers and body of the 503: something was not done, or nobody knows.
+
+    Why is for the log: the error names hosts and folders.
+    """
+    log.warning("answered 503: %s", error)
+    body = b"Your session could not be read or kept just now. Please try again.\n"
     return [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
-        (b"retry-after", str(error.retry_after_s).encode()),
+        (b"retry-after", str(RetryableError.retry_after_s).encode()),
         (b"cache-control", b"no-store"),
     ], body
 
@@ -79,8 +111,9 @@ def client_of(user_agent: str, address: str) -> Client:
     """Who asks, with no more of the address than its network: /24 or /48."""
     printable = "".join(c for c in user_agent[:USER_AGENT_CHARACTERS] if c.isprintable())
     try:
-        prefix = 24 if ip_address(address).version == 4 else 48  # noqa: PLR2004
-        network = str(ip_network(f"{address}/{prefix}", strict=False))
+        parsed = ip_address(address)
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        network = str(ip_network((parsed, 24 if parsed.version == 4 else 48), strict=False))
     except ValueError:  # a unix socket, or a test client's name
         network = ""
     return Client(printable, network)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
-from samesession.errors import ResponseStartedError, RetryableError, StoreCorruptError
+from samesession.errors import RetryableError, StoreCorruptError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Key
 from samesession.session import Session
-from samesession.web._http import unavailable
+from samesession.web._http import nothing_left, unavailable
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -39,9 +40,19 @@ class Sockets:
         scope: Any,
         receive: Receive,
         send: Send,
+        committing: Send,
     ) -> None:
-        """Run one socket's handler; its session's end closes it with 1008."""
-        socket = _Socket(self._core, session, scope, receive, send)
+        """Run one socket's handler; its session's end closes it with 1008.
+
+        Args:
+            app: the application.
+            session: the socket's.
+            scope: the socket's.
+            receive: the server's.
+            send: the server's.
+            committing: commits the session with the handshake's answer, and sends.
+        """
+        socket = _Socket(self._core, session, scope, receive, send, committing)
         self._open.add(socket)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._look())
@@ -61,12 +72,16 @@ class Sockets:
                 if socket.watched is not None:
                     by_key.setdefault(socket.watched, []).append(socket)
             for sockets in by_key.values():
-                if await self._over(sockets[0].session):
-                    await asyncio.gather(*(socket.close() for socket in sockets))
+                if await self._over(sockets):
+                    # One client that has gone already must not keep the others' sockets open.
+                    closings = (socket.close() for socket in sockets)
+                    await asyncio.gather(*closings, return_exceptions=True)
 
-    async def _over(self, session: Session) -> bool:
+    async def _over(self, sockets: list[_Socket]) -> bool:
+        if any(socket.session._life.record is None for socket in sockets):
+            return True  # one of the handlers ended it itself
         try:
-            return await self._core.ended(session)
+            return await self._core.ended(sockets[0].session)
         except (RetryableError, StoreCorruptError):
             return False  # nobody knows; the next look may
 
@@ -75,7 +90,13 @@ class _Socket:
     """One websocket: what the handler receives and sends, until its session ends."""
 
     def __init__(
-        self, core: Lifecycle, session: Session, scope: Any, receive: Receive, send: Send
+        self,
+        core: Lifecycle,
+        session: Session,
+        scope: Any,
+        receive: Receive,
+        send: Send,
+        committing: Send,
     ) -> None:
         self.session = session
         self.watched: Key | None = None
@@ -83,57 +104,77 @@ class _Socket:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._over = asyncio.Event()
+        self._committing = committing
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._received: asyncio.Future[Message] | None = None
+        self._closed = False
 
     async def run(self, app: Callable[..., Awaitable[None]]) -> None:
+        life = self.session._life
         try:
             await app(self._scope, self.receive, self.send)
-        except RetryableError as error:
-            if self._over.is_set():
-                return
-            await self._refuse(error)
+        except Exception as error:
+            with suppress(RetryableError):  # a logout counts
+                await self._core.finish(self.session, failed=True)
+            retryable = isinstance(error, RetryableError)
+            failure = error if retryable else life.failure if life.failed else None
+            told = failure is not None and await self._refuse(failure)
+            if not (retryable and told):
+                raise
             return
-        if self._core.uncommitted(self.session):
-            raise ResponseStartedError(
-                "the session was changed in a websocket and nobody committed it; "
-                "call `await sessions.commit(session)` after the change"
-            )
+        finally:
+            if self._received is not None:
+                self._received.cancel()
+        if life.failed and not life.started:
+            await self._refuse(life.failure)  # also when the handler swallowed it
+        elif self._core.uncommitted(self.session):
+            await nothing_left(self._core, self.session)
 
     async def receive(self) -> Message:
         if self.watched is None:
-            return await self._receive()
-        message = asyncio.ensure_future(self._receive())
-        over = asyncio.ensure_future(self._over.wait())
-        try:
-            await asyncio.wait({message, over}, return_when=asyncio.FIRST_COMPLETED)
-            if message.done():
-                return message.result()
-        finally:
-            over.cancel()
-            if not message.done():
-                message.cancel()
-        return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
+            return self._noted(await self._receive())
+        if self._received is None:
+            self._received = asyncio.ensure_future(self._receive())
+        # Kept when this wait is cancelled (a handler's time-out): no message is lost.
+        either: set[asyncio.Future[Any]] = {self._received, self._over}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._received.done():
+            return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
+        message, self._received = self._received, None
+        return self._noted(message.result())
 
     async def send(self, message: Message) -> None:
-        if self._over.is_set():
+        if self._over.done():
             # As a server says it when the client has gone: Starlette turns it into a disconnect.
             raise OSError("the session of this websocket has ended")
-        await self._send(message)
+        await self._committing(self._noted(message))
         if message["type"] == "websocket.accept" and self.session._life.record is not None:
             self.watched = self.session._life.record.key
 
     async def close(self) -> None:
-        if not self._over.is_set():
-            self._over.set()
+        if not (self._over.done() or self._closed):
+            self._over.set_result(None)
             await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
 
-    async def _refuse(self, error: RetryableError) -> None:
+    def _noted(self, message: Message) -> Message:
+        if message["type"] in _LAST:
+            self._closed = True
+        return message
+
+    async def _refuse(self, error: Exception | None) -> bool:
+        """Say that something was not done; False when nobody is there to hear it."""
+        if self._closed or self._over.done():
+            return self._over.done()
         accepted = self.session._life.started
         if accepted or "websocket.http.response" not in self._scope.get("extensions", {}):
             await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
-            return
+            return True
         headers, body = unavailable(error)
         await self._send(
             {"type": "websocket.http.response.start", "status": 503, "headers": headers}
         )
         await self._send({"type": "websocket.http.response.body", "body": body})
+        return True
+
+
+_LAST = frozenset({"websocket.close", "websocket.disconnect", "websocket.http.response.start"})

@@ -8,14 +8,21 @@ before the first byte of the response.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from samesession.errors import ResponseStartedError, RetryableError
-from samesession.record import Reason
+from samesession.errors import RetryableError
 from samesession.session import Client, Session
 from samesession.sessions import Sessions
-from samesession.web._http import CookieCodec, client_of, uncached, unavailable, varied
+from samesession.web._http import (
+    CookieCodec,
+    client_of,
+    nothing_left,
+    unavailable,
+    uncached,
+    varied,
+)
 from samesession.web._sockets import Sockets
 
 Scope = MutableMapping[str, Any]
@@ -52,9 +59,8 @@ class SessionMiddleware:
             await _Http(self, session, send).run(scope, receive)
         elif kind == "websocket":
             session = await self._open(scope)
-            await self._sockets.run(
-                self.app, session, scope, receive, self._accepting(session, send)
-            )
+            committing = self._committing(session, send)
+            await self._sockets.run(self.app, session, scope, receive, send, committing)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
@@ -84,7 +90,7 @@ class SessionMiddleware:
             headers = [*uncached(headers), (b"set-cookie", cookie)]
         return {**message, "headers": headers}
 
-    def _accepting(self, session: Session, send: Send) -> Send:
+    def _committing(self, session: Session, send: Send) -> Send:
         async def sending(message: Message) -> None:
             if message["type"] in {"websocket.accept", "websocket.http.response.start"}:
                 await self._core.finish(session)
@@ -119,23 +125,25 @@ class _Http:
         life = self._session._life
         try:
             await self._middleware.app(scope, receive, self.send)
-        except RetryableError as error:
-            if life.started:
-                raise
-            if not self._refused:
-                await self._refuse(error)
-            return
-        except Exception:
-            if not life.started:
+        except Exception as error:
+            with suppress(RetryableError):  # a logout counts
                 await self._core.finish(self._session, failed=True)
-            raise
-        if life.started:
-            await self._check_nothing_left()
+            retryable = isinstance(error, RetryableError)
+            failure = error if retryable else life.failure if life.failed else None
+            if failure is not None and not (life.started or self._refused):
+                await self._refuse(failure)  # also where the handler made something else of it
+            if not (retryable and self._refused):
+                raise
+            return
+        if life.started and self._core.uncommitted(self._session):
+            await nothing_left(self._core, self._session)
 
     async def send(self, message: Message) -> None:
+        if self._refused:
+            return  # 503 was the answer
         kind = message["type"]
         session = self._session
-        if kind == "http.response.start":
+        if kind == "http.response.start" and not session._life.started:
             try:
                 await self._core.finish(session)
             except RetryableError as error:
@@ -143,29 +151,14 @@ class _Http:
                 return
             session._life.started = True
             message = self._middleware.headers(session, message)
-        elif self._refused:
-            return
         elif kind == "http.response.body":
             if message.get("more_body"):
                 self._streams = True
-            elif self._streams:
-                await self._check_nothing_left()  # the client shall not see a whole answer
+            elif self._streams and self._core.uncommitted(session):
+                await nothing_left(self._core, session)  # the client shall not see a whole answer
         await self._send(message)
 
-    async def _check_nothing_left(self) -> None:
-        """Nothing is dropped silently: what changed after the response began was committed, or raises."""
-        if not self._core.uncommitted(self._session):
-            return
-        if self._session._life.leaving is Reason.LOGOUT:
-            await self._core.finish(self._session, failed=True)
-            return
-        self._session.saw(self._session.changes())  # said once
-        raise ResponseStartedError(
-            "the session was changed after the response began, and its commit is over; "
-            "change it earlier, or call `await sessions.commit(session)`"
-        )
-
-    async def _refuse(self, error: RetryableError) -> None:
+    async def _refuse(self, error: Exception) -> None:
         self._refused = True
         headers, body = unavailable(error)
         await self._send({"type": "http.response.start", "status": 503, "headers": headers})

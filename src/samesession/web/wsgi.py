@@ -6,18 +6,28 @@ The ``write`` callable of PEP 3333 commits too, since it sends at once.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
 
-from samesession.errors import ResponseStartedError, RetryableError
+from samesession._bridge import ready
+from samesession.errors import RetryableError
 from samesession.lifecycle import Lifecycle
-from samesession.record import Reason
 from samesession.session import Client, Session
 from samesession.sessions import BlockingSessions, Sessions
-from samesession.web._http import CookieCodec, client_of, unavailable, uncached, varied
+from samesession.web._http import (
+    CookieCodec,
+    client_of,
+    nothing_left,
+    unavailable,
+    uncached,
+    varied,
+)
+
+log = logging.getLogger("samesession")
 
 Environ = dict[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None] | None
@@ -40,19 +50,14 @@ class SessionMiddleware:
         """Answer one request."""
         session = self._open(environ)
         environ["samesession"] = session
-        response = _Response(self, session, start_response)
+        response = _Response(self, session, environ, start_response)
         body: Iterable[bytes] = ()
         try:
             body = self.app(environ, response.start)
             return response.body(body)
-        except RetryableError as error:
+        except Exception as error:  # noqa: BLE001  (raised again, unless the session was the reason)
             _close(body)
-            return response.refuse(error)
-        except Exception:
-            _close(body)
-            if not session._life.started:
-                self._blocking.finish(session, failed=True)
-            raise
+            return response.failed(error)
 
     def _open(self, environ: Environ) -> Session:
         header = environ.get("HTTP_COOKIE", "")
@@ -68,10 +73,15 @@ class _Response:
     """One response: what the application said, held back until the session is committed."""
 
     def __init__(
-        self, middleware: SessionMiddleware, session: Session, start_response: StartResponse
+        self,
+        middleware: SessionMiddleware,
+        session: Session,
+        environ: Environ,
+        start_response: StartResponse,
     ) -> None:
         self._middleware = middleware
         self._session = session
+        self._environ = environ
         self._start_response = start_response
         self._said: tuple[str, list[tuple[str, str]], ExcInfo] | None = None
         self._write: Callable[[bytes], object] | None = None
@@ -88,14 +98,16 @@ class _Response:
     def write(self, data: bytes) -> None:
         """Send at once, as PEP 3333's write does."""
         self.commit()
-        assert self._write is not None  # noqa: S101
+        assert self._write is not None
         self._write(data)
 
     def body(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """The application's body, its first piece asked for before anything is sent."""
         if self._said is not None:
             self.commit()
-            return _Body(self, body, None)
+            if type(body) in (list, tuple, self._environ.get("wsgi.file_wrapper")):
+                return body  # none of the application's code runs any more: as the server likes it
+            return (_Sized if hasattr(body, "__len__") else _Body)(self, body, None)
         pieces = iter(body)  # an application that is a generator speaks at its first piece
         first = next(pieces, b"")
         self.commit()
@@ -112,27 +124,35 @@ class _Response:
         status, headers, exc_info = self._said
         self._write = self._start_response(status, self._headers(headers), exc_info)
 
-    def refuse(self, error: RetryableError) -> Iterable[bytes]:
-        """Answer 503, whatever the application said."""
-        if self._write is not None:
+    def failed(self, error: Exception) -> Iterable[bytes]:
+        """Answer 503 when the session was the reason, whatever the application made of it.
+
+        Raises:
+            Exception: the error itself, if it was another reason or the response has begun.
+        """
+        self.logged_out()
+        life = self._session._life
+        retryable = isinstance(error, RetryableError)
+        failure = error if retryable else life.failure if life.failed else None
+        if failure is None or self._write is not None:
             raise error
-        headers, body = unavailable(error)
+        if not retryable:
+            log.error("the application failed after its session could not be had", exc_info=error)
+        headers, body = unavailable(failure)
         said = [(name.decode(), value.decode()) for name, value in headers]
-        self._start_response("503 Service Unavailable", said, _exc_info(self._said))
-        return [body]
+        self._start_response("503 Service Unavailable", said)
+        return [] if self._environ.get("REQUEST_METHOD") == "HEAD" else [body]
+
+    def logged_out(self) -> None:
+        """Carry out a logout though nothing else of the request counts."""
+        with suppress(RetryableError):
+            self._middleware._blocking.finish(self._session, failed=True)
 
     def nothing_left(self) -> None:
         """Nothing is dropped silently: a change after the start was committed, or raises."""
-        session, core = self._session, self._middleware._core
-        if not core.uncommitted(session):
-            return
-        if session._life.leaving is Reason.LOGOUT:
-            self._middleware._blocking.finish(session, failed=True)
-            return
-        raise ResponseStartedError(
-            "the session was changed after the response began, and its commit is over; "
-            "change it earlier, or call sessions.blocking.commit(session)"
-        )
+        core = self._middleware._core
+        if core.uncommitted(self._session):
+            ready(nothing_left(core, self._session))
 
     def _headers(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         session = self._session
@@ -167,19 +187,23 @@ class _Body:
         self._response.nothing_left()
 
     def close(self) -> None:
-        _close(self._body)
+        try:
+            _close(self._body)
+        finally:
+            self._response.logged_out()  # also when it failed, or the client has gone
+
+
+class _Sized(_Body):
+    """A body that knows its length; servers set Content-Length by it (PEP 3333)."""
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]
 
 
 def _close(body: Iterable[bytes]) -> None:
     close = getattr(body, "close", None)
     if close is not None:
         close()
-
-
-def _exc_info(said: object) -> Any:
-    # A server accepts a second start_response only with an error's information (PEP 3333); the
-    # first was held back, so none is needed, but a server may have been told by another wrapper.
-    return sys.exc_info() if said is not None else None
 
 
 def _client(environ: Environ) -> Client:
