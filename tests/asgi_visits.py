@@ -26,6 +26,7 @@ class Answer:
     body: bytes = b""
     whole: bool = False
     error: BaseException | None = None
+    length: int | None = None  # of the body's pieces, where WSGI tells
 
     def all(self, name: str) -> list[str]:
         return [value for said, value in self.headers if said.lower() == name]

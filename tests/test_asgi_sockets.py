@@ -186,10 +186,11 @@ async def test_a_store_that_does_not_answer_closes_no_socket(world: World) -> No
     visitor.app = socket_app(world, echo)
     async with Socket(visitor) as socket:
         await hello(socket)
+        asked: asyncio.Queue[str] = asyncio.Queue()
+        world.store.before = asked.put_nowait
         world.store.down = {"load"}
-        asked = len(world.store.calls)
-        while len(world.store.calls) < asked + 2:
-            await asyncio.sleep(0.01)
+        for _ in range(2):
+            assert await asked.get() == "load"
         assert socket.closed is None
         world.store.down = set()
         await world.sessions.end_all("ann")

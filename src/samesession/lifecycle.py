@@ -115,16 +115,17 @@ class Lifecycle:
         if isinstance(token, Refusal):
             self._counts.add(token.value)
             return Session(life)
-        life.token, life.seen = token, token.version.number
+        life.token, seen = token, token.version
+        life.seen = seen.number
         try:
-            found = await self.store.load(token.key, at_least=token.version)
+            found = await self.store.load(token.key, at_least=seen)
         except StoreUnavailableError as failure:
             self._counts.add("unavailable")
             life.failure = failure
         except StoreCorruptError:
             self._counts.add("corrupt")
         else:
-            self._judge(life, token.version, found, now)
+            self._judge(life, seen, found, now)
         session = Session(life)
         if len(life.base) != len(life.saved):
             self._counts.add("corrupt", len(life.saved) - len(life.base))
@@ -165,12 +166,34 @@ class Lifecycle:
         if session._used:
             told = life.told
             try:
-                await self.commit(session)
+                if not self._only_read(session, life):
+                    await self.commit(session)
             except (SessionTooLargeError, ValueNotStorableError):
                 if not told:
                     raise
                 # Said once: the error page that follows is sent, and nothing is kept.
                 await self.finish(session, failed=True)
+
+    def _only_read(self, session: Session, life: Life) -> bool:
+        """Whether there is nothing to commit: most requests, so it costs no coroutine."""
+        record = life.record
+        if record is None or session._written or life.leaving is not None:
+            return False
+        return not (self._touch(record) or session.changes())
+
+    def _touch(self, record: Record) -> int:
+        """The idle deadline to ask for, or 0 when it would move by less than a step.
+
+        On steps of idle/20 since the record was made: requests of the same moment ask for the
+        same deadline, so the first touch serves a whole burst of reads.
+        """
+        idle_ms, origin = self._tools.limits.idle_ms, record.origin
+        exact = self._clock() + idle_ms
+        if exact <= record.idle_until_ms:
+            return 0
+        step = idle_ms // TOUCH_FRACTION or 1
+        idle_until = min(exact - (exact - origin.created_ms) % step, origin.absolute_ms)
+        return idle_until if idle_until > record.idle_until_ms else 0
 
     async def commit(self, session: Session) -> None:
         """See `Sessions.commit`."""
@@ -190,20 +213,12 @@ class Lifecycle:
             raise
 
     async def _change(self, session: Session, life: Life, record: Record) -> None:
-        changes = session.changes()
+        changes, idle_until = session.changes(), self._touch(record)
+        if not (changes or idle_until):
+            return
         now = self._clock()
-        limits, origin = self._tools.limits, record.origin
-        exact = now + limits.idle_ms
-        # On steps of idle/20 since the record was made: requests of the same moment ask for the
-        # same deadline, so the first touch serves a whole burst of reads.
-        step = limits.idle_ms // TOUCH_FRACTION or 1
-        idle_until = min(exact - (exact - origin.created_ms) % step, origin.absolute_ms)
-        if idle_until <= record.idle_until_ms:
-            if not changes:
-                return
-            idle_until = 0
-        elif changes:
-            idle_until = min(exact, origin.absolute_ms)
+        if changes and idle_until:
+            idle_until = min(now + self._tools.limits.idle_ms, record.origin.absolute_ms)
         delta = Delta(
             key=record.key,
             token=self._tools.random(TOKEN_BYTES),
@@ -459,7 +474,9 @@ class Lifecycle:
         life = session._life
         if life.told or not session._used:
             return False
-        return life.leaving is not None or bool(session.changes())
+        if life.leaving is not None:
+            return True
+        return session.may_have_changed() and bool(session.changes())
 
     async def ended(self, session: Session) -> bool:
         """Whether a loaded session is over by now; asks the store (for websockets)."""

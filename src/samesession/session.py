@@ -102,12 +102,12 @@ class Life:
 class Session(dict[str, Any]):
     """One visitor's data, the same on every server."""
 
-    __slots__ = ("_life", "_used", "_written")
+    __slots__ = ("_lent", "_life", "_used", "_written")
 
     def __init__(self, life: Life) -> None:
         """Fill the dict from the record that was loaded, if any."""
         self._life = life
-        self._used = self._written = False
+        self._used = self._written = self._lent = False
         if life.record is not None:
             life.principal = life.record.origin.principal
             life.saved = life.record.values
@@ -204,20 +204,22 @@ class Session(dict[str, Any]):
         self.mark_accessed()
         self._check({key: value})
         self._written = True
+        if type(value) not in ATOMS:
+            self._lent = True  # the writer still holds it
         super().__setitem__(key, value)
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         """As dict does."""
         if key not in self:
             self[key] = default
-        return super().__getitem__(key)
+        return self[key]
 
     def update(self, /, *others: Any, **more: Any) -> None:
         """As dict does, all or nothing."""
         self.mark_accessed()
         new = dict(*others, **more)
         self._check(new)
-        self._written = True
+        self._written = self._lent = True
         super().update(new)
 
     def __ior__(self, other: Any) -> Session:  # type: ignore[override,misc]
@@ -258,6 +260,10 @@ class Session(dict[str, Any]):
         except (SessionTooLargeError, ValueNotStorableError):
             self._life.told = True
             raise
+
+    def may_have_changed(self) -> bool:
+        """Whether somebody wrote, or holds a value that can change, since it was last looked at."""
+        return self._written or self._lent or not dict.__eq__(self, self._life.base)
 
     def saw(self, changes: Changes) -> None:
         """Take the contents as committed: later changes are compared with them."""
@@ -304,7 +310,7 @@ class Session(dict[str, Any]):
         sets: dict[str, bytes] = {}
         for key in life.containers:
             value, raw = life.base[key], life.saved[key]
-            if not is_still(value, raw):
+            if not is_still(value, raw, exactly=self._lent):
                 now = _encode_or_keep(key, value, raw)
                 if now != raw:
                     sets[key] = now
@@ -420,10 +426,26 @@ def _watch(name: str) -> None:
     """Make a method of dict note the use first; `in` and `len` are uses too (S12)."""
     plain = getattr(dict, name)
 
-    def method(self: Session, *args: Any, **kwargs: Any) -> Any:
+    def method(self: Session, *args: Any) -> Any:
         if not self._used:
             self._use()
-        return plain(self, *args, **kwargs)
+        return plain(self, *args)
+
+    method.__name__, method.__doc__ = name, plain.__doc__
+    setattr(Session, name, method)
+
+
+def _watch_lending(name: str) -> None:
+    """The same for a method that hands out values, which may be changed in place from then on."""
+    plain = getattr(dict, name)
+
+    def method(self: Session, *args: Any) -> Any:
+        if not self._used:
+            self._use()
+        found = plain(self, *args)
+        if type(found) not in ATOMS:
+            self._lent = True
+        return found
 
     method.__name__, method.__doc__ = name, plain.__doc__
     setattr(Session, name, method)
@@ -444,10 +466,11 @@ def _watch_removal(name: str) -> None:
 
 
 for _name in (
-    *("__getitem__", "__contains__", "__len__", "__iter__", "__reversed__", "__repr__"),
-    *("__eq__", "__ne__", "__or__", "__ror__"),
-    *("get", "keys", "values", "items", "copy"),
+    *("__contains__", "__len__", "__iter__", "__reversed__", "__repr__"),
+    *("__eq__", "__ne__", "keys"),
 ):
     _watch(_name)
+for _name in ("__getitem__", "get", "values", "items", "copy", "__or__", "__ror__"):
+    _watch_lending(_name)
 for _name in ("__delitem__", "pop", "popitem", "clear"):
     _watch_removal(_name)

@@ -15,6 +15,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from hmac import compare_digest
 
@@ -26,20 +27,22 @@ ID_BYTES = 16
 _KEY_BYTES = 16
 _MAC_BYTES = 16
 _LONGEST = 200
+VERIFIED_KEPT = 4096
+"""Verified values remembered by a process: about 2 MB."""
 _TOKEN = re.compile(
     rb"[A-Za-z0-9_-]{22}\.[1-9][0-9]{0,9}-[0-9a-f]{4}\.[1-9][0-9]{0,14}\.[0-9a-f]{32}"
 )
 _key_hash = blake2b(digest_size=_KEY_BYTES, person=b"samesession.key")
 
 
-class Token(Struct, frozen=True):
+class Token(Struct, frozen=True, dict=True):
     """What a valid cookie says."""
 
     id: str
     version: Version
     absolute_ms: int
 
-    @property
+    @cached_property
     def key(self) -> Key:
         """The engine's key of this session."""
         return key_of(self.id)
@@ -78,6 +81,8 @@ class Signer:
             )
             for key in keys
         ]
+        # A browser sends the same value until its next commit; looking it up saves 3 µs.
+        self._verified = lru_cache(maxsize=VERIFIED_KEPT)(self._verify)
 
     def dumps(self, token: Token) -> str:
         """The cookie's value: about 77 characters."""
@@ -92,21 +97,33 @@ class Signer:
             value: as the client sent it: any bytes whatever.
             now_ms: a token whose absolute deadline has passed is refused.
         """
+        try:
+            token = self._verified(value)
+        except _RefusedError as refused:
+            return refused.refusal
+        return token if token.absolute_ms > now_ms else Refusal.EXPIRED
+
+    def _verify(self, value: bytes) -> Token:
         if len(value) > _LONGEST:
-            return Refusal.MALFORMED
+            raise _RefusedError(Refusal.MALFORMED)
         body, _, mac = value.rpartition(b".")
         for known in self._macs:
             if compare_digest(_sign(known, body), mac):
                 break
         else:
-            return Refusal.FORGED if _TOKEN.fullmatch(value) else Refusal.MALFORMED
+            forged = _TOKEN.fullmatch(value) is not None
+            raise _RefusedError(Refusal.FORGED if forged else Refusal.MALFORMED)
         # What we signed is well formed: it is taken apart without another look.
         id_, version, absolute = body.decode().split(".")
         number, tag = version.split("-")
-        absolute_ms = int(absolute)
-        if absolute_ms <= now_ms:
-            return Refusal.EXPIRED
-        return Token(id_, Version(int(number), bytes.fromhex(tag)), absolute_ms)
+        return Token(id_, Version(int(number), bytes.fromhex(tag)), int(absolute))
+
+
+class _RefusedError(Exception):
+    """Leaves the cache of verified values: only what we signed is kept in it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
 
 
 def _sign(keyed: blake2b, body: bytes) -> bytes:

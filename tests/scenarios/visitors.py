@@ -39,7 +39,7 @@ class Visitor:
         foreign: values that are nobody's of ours.
         signed_out: reads that found nobody though nothing excused it.
         excused: how often a login or rotation that failed half-way signed its user out (L1).
-        anew: how often the visitor had to start anew.
+        anew: how often another server answered, which with sticky sessions is a new start.
     """
 
     site: Site
@@ -55,7 +55,6 @@ class Visitor:
     signed_out: int = 0
     excused: int = 0
     anew: int = 0
-    pins: list[str | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311
@@ -66,6 +65,8 @@ class Visitor:
         self.perhaps: dict[str, list[Any]] = {}  # sent, and nobody knows
         self.list: list[int] = []
         self.perhaps_listed: set[int] = set()
+        self.home = ""  # the server that answered last
+        self.moved = False  # since the last read another server answered
         self.half_way = False  # a login or rotation failed: the old cookie may be over
 
     @property
@@ -116,13 +117,13 @@ class Visitor:
         if answer is None:
             return False
         seen = answer.json()
+        if self.may_start_anew and self.moved:
+            self.anew += 1
+            self._start_anew(seen["data"])
+            return True
         if seen["principal"] is None:
-            if self.half_way:
-                self.excused += 1
-            elif self.may_start_anew:
-                self.anew += 1
-            else:
-                self.signed_out += 1
+            self.excused += self.half_way
+            self.signed_out += not self.half_way
             self._start_anew(seen["data"])
             return True
         self.half_way = False
@@ -154,13 +155,12 @@ class Visitor:
     def _start_anew(self, data: dict[str, Any]) -> None:
         listed = data.pop("list", [])
         self._take(data, listed)
-        self.half_way = False
+        self.half_way = self.moved = False
         self._log_in()
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
         """Send a request; None when it failed in a way that a browser may meet."""
         sent, what = time.monotonic(), f"{method} {path}"
-        self.pins.append(self.pin)
         try:
             answer = self.browser.ask(method, path, **more)
         except httpx.TransportError as error:
@@ -170,6 +170,8 @@ class Visitor:
             self.answered += 1
             server = answer.json()["server"]
             self.served_by[server] = self.served_by.get(server, 0) + 1
+            self.moved |= self.home not in {"", server}
+            self.home = server
             return answer
         if answer.status_code in TRY_AGAIN:
             outcome = str(answer.status_code)
