@@ -110,16 +110,21 @@ def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
     return readable
 
 
-def is_still(value: Any, raw: bytes, *, exactly: bool) -> bool:
-    """Whether a value is what its bytes say, as C calls can tell; False: look closer.
+def packed(contents: dict[str, Any]) -> bytes | None:
+    """All contents in one C call, to be compared with what it gave before; None: it cannot tell."""
+    try:
+        return _pack(contents)
+    except Exception:  # noqa: BLE001  (encoding each value finds words for it)
+        return None
+
+
+def is_still(value: Any, raw: bytes) -> bool:
+    """Whether a value is what its bytes say, as two C calls can tell; False: look closer.
 
     Equal bytes alone would miss a list that became a tuple, equal values alone a 1 that became 1.0.
-
-    Args:
-        exactly: ask for both; not needed while nobody has been given the value.
     """
     try:
-        return _pack(value) == raw and (not exactly or bool(_unpack(raw) == value))
+        return _pack(value) == raw and bool(_unpack(raw) == value)
     except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
         return False
 

@@ -296,7 +296,7 @@ class Lifecycle:
         id_, record = await self._create(origin, changes.sets, now, floor=life.seen)
         if record is None:
             raise self._not_saved()
-        life.token = Token(id_, record.version, origin.absolute_ms)
+        life.token = Token(id_, record.version, origin.absolute_ms, record.key)
         life.quiet, life.carries = False, True
         self._keep(session, life, changes, record)
 
@@ -389,7 +389,7 @@ class Lifecycle:
         if old.origin.principal is not None:
             await self.store.dismiss(old.origin.principal, old.key)
         self._counts.add("moved")
-        life.token = Token(id_, new.version, origin.absolute_ms)
+        life.token = Token(id_, new.version, origin.absolute_ms, new.key)
         life.leaving, life.carries, life.quiet = None, True, False
         self._keep(session, life, changes, new)
 
@@ -502,7 +502,7 @@ class Lifecycle:
         version = record.version
         if version.number < life.seen:
             version = token.version  # a proven loss: the cookie keeps the number it has seen
-        return self._signer.dumps(Token(token.id, version, record.origin.absolute_ms))
+        return self._signer.dumps(Token(token.id, version, record.origin.absolute_ms, record.key))
 
 
 def _may_go_on(mark: Mark, new: Record, login: bool) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from samesession.codec import ATOMS, decode, decode_all, encode, is_still
+from samesession.codec import ATOMS, decode, decode_all, encode, is_still, packed
 from samesession.errors import (
     ResponseStartedError,
     RetryableError,
@@ -69,7 +69,7 @@ class Life:
         cookie: the value to set; "" deletes the cookie; None leaves it alone.
         saved: the encoded values as loaded or last committed.
         base: the decoded values that stood in the dict then.
-        containers: keys of `base` whose values can change in place, once they were looked for.
+        packed: `base` as one piece of msgpack, to see at a glance that nothing changed.
         room: bytes that may still be written at least, once something was.
     """
 
@@ -90,7 +90,7 @@ class Life:
     saved: Mapping[str, bytes] = _NOTHING
     base: Mapping[str, Any] = _NOTHING
     room: int | None = None
-    containers: list[str] | None = None
+    packed: bytes | None = b"\x80"
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
         """Begin."""
@@ -112,6 +112,7 @@ class Session(dict[str, Any]):
             life.principal = life.record.origin.principal
             life.saved = life.record.values
             life.base = decode_all(life.saved)
+            life.packed = packed(life.base)
             dict.update(self, life.base)
 
     # -- who, and until when -------------------------------------------------------------------
@@ -263,7 +264,7 @@ class Session(dict[str, Any]):
 
     def may_have_changed(self) -> bool:
         """Whether somebody wrote, or holds a value that can change, since it was last looked at."""
-        return self._written or self._lent or not dict.__eq__(self, self._life.base)
+        return self._written or self._lent or packed(self) != self._life.packed
 
     def saw(self, changes: Changes) -> None:
         """Take the contents as committed: later changes are compared with them."""
@@ -273,7 +274,7 @@ class Session(dict[str, Any]):
             saved.pop(key, None)
         life.saved = saved
         life.base = {key: value for key, value in dict.items(self)}  # noqa: C416  (dict() is slower)
-        life.containers = None
+        life.packed = packed(self)
         self._written = False
         life.told = False
 
@@ -282,8 +283,11 @@ class Session(dict[str, Any]):
         base, saved = life.base, life.saved
         # `dict.` rather than `super().`, here and below: this runs at every request, at half the
         # price.
-        if not self._written and dict.__eq__(self, base):
-            return self._compared_inside(life)
+        if not (self._written or self._lent):
+            # Nobody wrote, and nobody was given a value that can change, unless by a C library.
+            contents = packed(self)
+            if contents is not None and contents == life.packed:
+                return _UNCHANGED
         sets: dict[str, bytes] = {}
         kept = 0
         for key, value in dict.items(self):
@@ -292,8 +296,11 @@ class Session(dict[str, Any]):
             known = before is value
             if known and type(value) in ATOMS:
                 continue
-            raw = _encode_or_keep(key, value, saved.get(key) if known else None)
-            if raw != saved.get(key):
+            before_raw = saved.get(key)
+            if known and before_raw is not None and is_still(value, before_raw):
+                continue
+            raw = _encode_or_keep(key, value, before_raw if known else None)
+            if raw != before_raw:
                 _check_key(key)
                 sets[key] = raw
         removes: tuple[str, ...] = ()
@@ -302,24 +309,6 @@ class Session(dict[str, Any]):
         if sets and sum(map(len, sets.values())) + sum(map(len, saved.values())) > life.size_limit:
             self._weigh(sets)
         return Changes(sets, removes)
-
-    def _compared_inside(self, life: Life) -> Changes:
-        """The same when no key was written: only values that can change in place are looked at."""
-        if life.containers is None:
-            life.containers = [k for k, v in life.base.items() if type(v) not in ATOMS]
-        sets: dict[str, bytes] = {}
-        for key in life.containers:
-            value, raw = life.base[key], life.saved[key]
-            if not is_still(value, raw, exactly=self._lent):
-                now = _encode_or_keep(key, value, raw)
-                if now != raw:
-                    sets[key] = now
-        if (
-            sets
-            and sum(map(len, life.saved.values())) + sum(map(len, sets.values())) > life.size_limit
-        ):
-            self._weigh(sets)
-        return Changes(sets, ()) if sets else _UNCHANGED
 
     def _use(self) -> None:
         failure = self._life.failure
@@ -344,7 +333,7 @@ class Session(dict[str, Any]):
     def _start_empty(self) -> None:
         super().clear()
         life = self._life
-        life.base, life.saved, life.room, life.containers = {}, {}, None, None
+        life.base, life.saved, life.room, life.packed = {}, {}, None, b"\x80"
         self._written = True
 
     def _check(self, new: Mapping[str, Any]) -> None:
@@ -375,6 +364,7 @@ class Session(dict[str, Any]):
 
 
 def _weight(values: Mapping[str, bytes]) -> int:
+    """Bytes of keys and values."""
     keys = sum(map(len, values)) if all(map(str.isascii, values)) else len("".join(values).encode())
     return keys + sum(map(len, values.values()))
 

@@ -53,6 +53,5 @@ def figure(
     request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> Figure:
     """Note a measured figure, with its N; `tests/conftest.py` prints them after the run."""
-    _, bracket, variant = request.node.name.partition("[")
-    strategy = variant.split("-")[0].rstrip("]") if bracket else ""
-    return lambda text: record_property("figure", f"{text}{strategy and f' ({strategy})'}")
+    variant = request.node.name.partition("[")[2].rstrip("]")
+    return lambda text: record_property("figure", f"{text} ({variant})" if variant else text)

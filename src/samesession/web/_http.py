@@ -60,11 +60,19 @@ def varied(headers: Headers) -> Headers:
 
     One header in the end: middleware around ours may keep only the first (Starlette's do).
     """
-    for name, value in headers:
+    for name, _ in headers:
         if name.lower() == b"vary":
-            if {part.strip().lower() for part in value.split(b",")} & {b"cookie", b"*"}:
-                return headers
+            return _merged_vary(headers)
     return [*headers, (b"vary", b"Cookie")]
+
+
+def _merged_vary(headers: Headers) -> Headers:
+    said = [value for name, value in headers if name.lower() == b"vary"]
+    names = {part.strip().lower() for value in said for part in value.split(b",")}
+    if not names & {b"cookie", b"*"}:
+        said.append(b"Cookie")
+    kept = [(name, value) for name, value in headers if name.lower() != b"vary"]
+    return [*kept, (b"vary", b", ".join(said))]
 
 
 def uncached(headers: Headers) -> Headers:

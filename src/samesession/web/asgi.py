@@ -82,13 +82,13 @@ class SessionMiddleware:
 
     def headers(self, session: Session, message: Message) -> Message:
         """The response's start with what the session adds to its headers."""
-        if not session._used:
-            return message
-        headers = varied(list(message.get("headers", ())))
-        if session._life.cookie is not None:
-            cookie = self._codec.set(session._life).encode("latin-1")
-            headers = [*uncached(headers), (b"set-cookie", cookie)]
-        return {**message, "headers": headers}
+        if session._used:
+            headers = varied(list(message.get("headers", ())))
+            if session._life.cookie is not None:
+                cookie = self._codec.set(session._life).encode("latin-1")
+                headers = [*uncached(headers), (b"set-cookie", cookie)]
+            message["headers"] = headers
+        return message
 
     def _committing(self, session: Session, send: Send) -> Send:
         async def sending(message: Message) -> None:
