@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMESESSION_URL", "memory://")
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     names: dict[str, object] = {"__name__": "page"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"{page.name} block {number + 1}", "exec"), names)

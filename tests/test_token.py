@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import string
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from samesession._bridge import ready
 from samesession._random import random_bytes
 from samesession.record import Version
 from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
@@ -128,3 +133,54 @@ def test_ids_and_commit_tokens_do_not_repeat() -> None:
     assert len({random_bytes(ID_BYTES) for _ in range(1000)}) == 1000
     assert len({random_bytes(8) for _ in range(1000)}) == 1000
     assert {len(random_bytes(count)) for count in (1, 8, 15, 16, 32)} == {1, 8, 15, 16, 32}
+
+
+FORKS = """
+import os
+from samesession._random import random_bytes
+random_bytes(8)  # some are drawn ahead before the fork
+for _ in range(4):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.write(write, b"".join(random_bytes(8) for _ in range(64)))
+        os._exit(0)
+    os.wait()
+    print(os.read(read, 4096).hex())
+print(b"".join(random_bytes(8) for _ in range(63)).hex())
+"""
+
+
+def test_forked_workers_draw_different_commit_tokens() -> None:
+    drawn = subprocess.run([sys.executable, "-c", FORKS], check=True, capture_output=True).stdout
+    tokens = [line[at : at + 16] for line in drawn.split() for at in range(0, len(line), 16)]
+    assert len(tokens) == 4 * 64 + 63
+    assert len(set(tokens)) == len(tokens)
+
+
+def test_threads_draw_different_commit_tokens() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        drawn = list(pool.map(lambda _: [random_bytes(8) for _ in range(500)], range(8)))
+    assert len({token for tokens in drawn for token in tokens}) == 4000
+
+
+class Suspends:
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
+async def suspends() -> None:
+    await Suspends()
+
+
+async def returns(value: int) -> int:
+    if value < 0:
+        raise ValueError("below 0")
+    return value
+
+
+def test_a_coroutine_that_never_suspends_is_stepped_once() -> None:
+    assert ready(returns(7)) == 7
+    with pytest.raises(ValueError, match="below 0"):
+        ready(returns(-1))
+    with pytest.raises(RuntimeError, match="suspended"):
+        ready(suspends())

@@ -16,7 +16,7 @@ os.register_at_fork(after_in_child=_drawn.clear)
 
 def random_bytes(count: int) -> bytes:
     """Return ``count`` fresh bytes: ids (16 or more) by themselves, short tokens from one draw."""
-    if count >= 16:  # noqa: PLR2004  (an id is a secret; a commit token only has to be unique)
+    if count >= 16:
         return secrets.token_bytes(count)
     tokens = _drawn.setdefault(count, deque())
     try:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -89,18 +90,27 @@ def decode(raw: bytes) -> Any:
     return value
 
 
-def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
+def joined(values: Mapping[str, bytes]) -> bytes:
+    """All values as one map of msgpack, which is what they are together."""
+    count = len(values)
+    header = bytes((0x80 | count,)) if count < 16 else b"\xdf" + count.to_bytes(4, "big")
+    return header + b"".join([part for key, raw in values.items() for part in (_name(key), raw)])
+
+
+def decode_all(values: Mapping[str, bytes], whole: bytes) -> dict[str, Any]:
     """Decode every value that can be read; the keys of the others are missing.
 
-    Plain values cost one C call each.
+    Honest values cost one C call together. The keys between them tell if one is not what it should
+    be: what is cut or too long would swallow the next key.
+
+    Args:
+        values: encoded, each by itself.
+        whole: the same, `joined`.
     """
     try:
-        decoded = {key: _unpack(raw) for key, raw in values.items()}
-        for key, value in decoded.items():
-            if type(value) not in ATOMS and _may_be_deep(values[key]):
-                break
-        else:
-            return decoded
+        contents = _unpack(whole)
+        if list(contents) == list(values) and not _may_be_deep(whole):
+            return cast("dict[str, Any]", contents)
     except Exception:  # noqa: BLE001, S110  (whatever it was, now each value by itself)
         pass
     readable = {}
@@ -108,6 +118,11 @@ def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
         with suppress(StoreCorruptError):
             readable[key] = decode(raw)
     return readable
+
+
+@lru_cache(maxsize=1024)
+def _name(key: str) -> bytes:
+    return _pack(key)
 
 
 def packed(contents: dict[str, Any]) -> bytes | None:
@@ -118,13 +133,16 @@ def packed(contents: dict[str, Any]) -> bytes | None:
         return None
 
 
-def is_still(value: Any, raw: bytes) -> bool:
-    """Whether a value is what its bytes say, as two C calls can tell; False: look closer.
+def is_still(value: Any, raw: bytes, *, exactly: bool) -> bool:
+    """Whether a value is what its bytes say, as C calls can tell; False: look closer.
 
     Equal bytes alone would miss a list that became a tuple, equal values alone a 1 that became 1.0.
+
+    Args:
+        exactly: ask for both; not needed while nobody has been given the value.
     """
     try:
-        return _pack(value) == raw and bool(_unpack(raw) == value)
+        return _pack(value) == raw and (not exactly or bool(_unpack(raw) == value))
     except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
         return False
 

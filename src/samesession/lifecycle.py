@@ -179,16 +179,16 @@ class Lifecycle:
         record = life.record
         if record is None or session._written or life.leaving is not None:
             return False
-        return not (self._touch(record) or session.changes())
+        return not (self._touch(record, life.arrived_ms) or session.changes())
 
-    def _touch(self, record: Record) -> int:
+    def _touch(self, record: Record, now: int) -> int:
         """The idle deadline to ask for, or 0 when it would move by less than a step.
 
         On steps of idle/20 since the record was made: requests of the same moment ask for the
         same deadline, so the first touch serves a whole burst of reads.
         """
         idle_ms, origin = self._tools.limits.idle_ms, record.origin
-        exact = self._clock() + idle_ms
+        exact = now + idle_ms
         if exact <= record.idle_until_ms:
             return 0
         step = idle_ms // TOUCH_FRACTION or 1
@@ -213,10 +213,10 @@ class Lifecycle:
             raise
 
     async def _change(self, session: Session, life: Life, record: Record) -> None:
-        changes, idle_until = session.changes(), self._touch(record)
+        now = self._clock()
+        changes, idle_until = session.changes(), self._touch(record, now)
         if not (changes or idle_until):
             return
-        now = self._clock()
         if changes and idle_until:
             idle_until = min(now + self._tools.limits.idle_ms, record.origin.absolute_ms)
         delta = Delta(

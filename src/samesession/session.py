@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from samesession.codec import ATOMS, decode, decode_all, encode, is_still, packed
+from samesession.codec import ATOMS, decode, decode_all, encode, is_still, joined, packed
 from samesession.errors import (
     ResponseStartedError,
     RetryableError,
@@ -69,7 +69,7 @@ class Life:
         cookie: the value to set; "" deletes the cookie; None leaves it alone.
         saved: the encoded values as loaded or last committed.
         base: the decoded values that stood in the dict then.
-        packed: `base` as one piece of msgpack, to see at a glance that nothing changed.
+        packed: `saved` as one piece of msgpack, to see at a glance that nothing changed.
         room: bytes that may still be written at least, once something was.
     """
 
@@ -111,8 +111,8 @@ class Session(dict[str, Any]):
         if life.record is not None:
             life.principal = life.record.origin.principal
             life.saved = life.record.values
-            life.base = decode_all(life.saved)
-            life.packed = packed(life.base)
+            life.packed = joined(life.saved)
+            life.base = decode_all(life.saved, life.packed)
             dict.update(self, life.base)
 
     # -- who, and until when -------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Session(dict[str, Any]):
 
     def may_have_changed(self) -> bool:
         """Whether somebody wrote, or holds a value that can change, since it was last looked at."""
-        return self._written or self._lent or packed(self) != self._life.packed
+        return self._written or self._lent
 
     def saw(self, changes: Changes) -> None:
         """Take the contents as committed: later changes are compared with them."""
@@ -274,7 +274,7 @@ class Session(dict[str, Any]):
             saved.pop(key, None)
         life.saved = saved
         life.base = {key: value for key, value in dict.items(self)}  # noqa: C416  (dict() is slower)
-        life.packed = packed(self)
+        life.packed = None
         self._written = False
         life.told = False
 
@@ -297,7 +297,7 @@ class Session(dict[str, Any]):
             if known and type(value) in ATOMS:
                 continue
             before_raw = saved.get(key)
-            if known and before_raw is not None and is_still(value, before_raw):
+            if known and before_raw is not None and is_still(value, before_raw, exactly=self._lent):
                 continue
             raw = _encode_or_keep(key, value, before_raw if known else None)
             if raw != before_raw:

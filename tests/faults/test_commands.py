@@ -56,7 +56,12 @@ def test_without_a_valid_cookie_a_read_is_no_command(ann: Browser, browsers: Bro
     ann.put("n", 1, "s1")
     honest = ann.cookie
     assert honest is not None
-    for invalid in ("junk", honest[:-1] + ("0" if honest[-1] != "0" else "1"), honest[1:], "x" * 4000):
+    for invalid in (
+        "junk",
+        honest[:-1] + ("0" if honest[-1] != "0" else "1"),
+        honest[1:],
+        "x" * 4000,
+    ):
         ann.cookie = invalid
         assert commands(ann, "GET", "/api/session") == {}
         assert commands(ann, "GET", "/api/sessions") == {}
@@ -162,5 +167,3 @@ def test_ending_everywhere_costs_two_commands_a_session(
     assert sum(sent.values()) <= 2 * 10 + 6
     assert all(browser.is_nobody() for browser in others)
     figure(f"B sign out everywhere of 10 sessions: {sum(sent.values())} commands {dict(sent)}")
-
-

@@ -119,9 +119,7 @@ class Held:
             yield body
 
         def run() -> httpx.Response:
-            return browser.ask(
-                method, path, at=at, content=pieces(), extensions={"trace": trace}
-            )
+            return browser.ask(method, path, at=at, content=pieces(), extensions={"trace": trace})
 
         self._pool = ThreadPoolExecutor(1)
         self._answer: Future[httpx.Response] = self._pool.submit(run)
@@ -145,6 +143,4 @@ class Held:
 
 def sets_our_cookie(answer: httpx.Response) -> bool:
     """Whether an answer sets or deletes our cookie; the balancer's own does not count."""
-    return any(
-        value.startswith(f"{COOKIE}=") for value in answer.headers.get_list("set-cookie")
-    )
+    return any(value.startswith(f"{COOKIE}=") for value in answer.headers.get_list("set-cookie"))

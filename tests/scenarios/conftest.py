@@ -9,7 +9,6 @@ import pytest
 from scenarios.browser import Browser
 from scenarios.site import Site, Sites
 
-
 Browsers = Callable[..., Browser]
 Figure = Callable[[str], None]
 
@@ -31,7 +30,6 @@ def site(request: pytest.FixtureRequest, sites: Sites) -> Site:
 def redis_site(sites: Sites) -> Site:
     """Three servers over one engine, any of which serves any session."""
     return sites["redis"]
-
 
 
 @pytest.fixture

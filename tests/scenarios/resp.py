@@ -13,7 +13,20 @@ import redis
 MARK = "the-counting-is-over"
 # Writes that a session's life can cause; everything else only reads.
 WRITES = frozenset(
-    "HSET HDEL DEL UNLINK PEXPIRE EXPIRE ZADD ZREM ZREMRANGEBYSCORE SET HSETNX EVAL".split()
+    [
+        "HSET",
+        "HDEL",
+        "DEL",
+        "UNLINK",
+        "PEXPIRE",
+        "EXPIRE",
+        "ZADD",
+        "ZREM",
+        "ZREMRANGEBYSCORE",
+        "SET",
+        "HSETNX",
+        "EVAL",
+    ]
 )
 # +1700000000.123456 [0 127.0.0.1:40000] "GET" "key"; inside a script the address is `lua`.
 _LINE = re.compile(rb'\+[0-9.]+ \[\d+ ([^\]]+)\] "([^"]*)"(.*)')

@@ -12,6 +12,7 @@ from itertools import cycle
 from typing import Any
 
 import pytest
+
 from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.raw import Wire
@@ -87,8 +88,12 @@ def slow_beside_polling(site: Site) -> dict[str, Any]:
             time.sleep(0.25)  # the pace of the polling browser
         ann.put("b", "polling", "s3")
         seen = ann.read("s2")
-        return {**seen, "same": seen["handle"] == handle, "status": slow.result().status_code,
-                "polls": polls}
+        return {
+            **seen,
+            "same": seen["handle"] == handle,
+            "status": slow.result().status_code,
+            "polls": polls,
+        }
 
 
 def slow_alone(site: Site) -> dict[str, Any]:

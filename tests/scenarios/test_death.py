@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import pytest
+
 from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.site import Site

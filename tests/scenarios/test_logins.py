@@ -8,6 +8,7 @@ from itertools import cycle
 
 import httpx
 import pytest
+
 from scenarios.browser import Browser, sets_our_cookie
 from scenarios.conftest import Browsers, Figure
 from scenarios.site import Site, at_once

@@ -11,11 +11,12 @@ from functools import partial
 from statistics import median
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
 from scenarios.browser import Browser
 from scenarios.conftest import Browsers, Figure
 from scenarios.site import Site, at_once, eventually
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
 POLICY_VIOLATION = 1008
 PATIENCE_S = 20.0
@@ -111,9 +112,7 @@ def test_a_socket_closes_when_its_principal_signs_out_everywhere(
     assert [socket.closed_with() for socket in open_ones] == [POLICY_VIOLATION] * 3
 
 
-def test_a_strangers_socket_stays_open(
-    site: Site, browsers: Browsers, sockets: Sockets
-) -> None:
+def test_a_strangers_socket_stays_open(site: Site, browsers: Browsers, sockets: Sockets) -> None:
     stranger = sockets(browsers(site), "s1")
     ann = browsers(site)
     ann.login("ann", "s1")

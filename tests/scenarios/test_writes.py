@@ -6,10 +6,10 @@ from functools import partial
 from itertools import cycle, permutations
 
 import pytest
+
 from scenarios.browser import Browser, sets_our_cookie
 from scenarios.conftest import Browsers, Figure
 from scenarios.site import Site, at_once
-
 
 # --- 1. disjoint keys -----------------------------------------------------------------------------
 
@@ -168,7 +168,9 @@ def test_a_redirect_to_another_server_shows_what_was_written(
 ) -> None:
     ann = browsers(site)
     shown = 0
-    for number, (here, there) in zip(range(100), cycle(permutations(site.doors, 2) if site.shared else [(None, None)])):
+    for number, (here, there) in zip(
+        range(100), cycle(permutations(site.doors, 2) if site.shared else [(None, None)])
+    ):
         ann.put("n", number, here)
         seen = ann.read(there)
         shown += (seen["data"]["n"], seen["known"]) == (number, True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+
 from scenarios.browser import Browser
 from scenarios.site import Site
 
@@ -57,7 +58,7 @@ class Visitor:
     anew: int = 0
 
     def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)  # noqa: S311
+        self.random = random.Random(self.seed)
         self.browser = Browser(self.site)
         self.browser.http.timeout = httpx.Timeout(10)
         self.number = 0

@@ -324,6 +324,7 @@ class _Line:
             self._timer = self._loop.call_at(sent.until, self._expire)
         if self._running is None:
             self._running = self._loop.create_task(self._run())
+            self._running.add_done_callback(self._over)
         self._wanted.set()
 
     async def _run(self) -> None:
@@ -345,6 +346,12 @@ class _Line:
             with contextlib.suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
             self._broken(broke, connected=writing is not None)
+
+    def _over(self, running: asyncio.Task[None]) -> None:
+        """Clean up after a run that was cancelled before its first step, so its own end never ran."""
+        if self._running is running:
+            self._running = None
+            self._broken(BrokenError("closed"), connected=True)
 
     async def _load_scripts(self, connection: redis_asyncio.Connection) -> None:
         commands = [("SCRIPT", "LOAD", script) for script in self._scripts]

@@ -31,6 +31,8 @@ class CookieCodec:
         """The value that our name has in one Cookie header, or the first two different ones."""
         found: list[bytes] = []
         needle, past, at = self._needle, 0, header.find(self._needle)
+        if at == 0 and header.find(needle, 1) < 0:  # as most browsers send it
+            return [header[len(needle) :].partition(b";")[0].strip(b" \t")]
         while at >= 0 and len(found) < 2:
             # No look back beyond the last match: 64 KB of look-alikes cost no more than 64 KB.
             semicolon = header.rfind(b";", past, at)
