@@ -212,6 +212,7 @@ WRITES: dict[str, tuple[Callable[[Any], Any], set[str], set[str]]] = {
     "str becomes Markup": (lambda s: s.update(name=Markup("ann")), {"name"}, set()),
     "past our methods": (lambda s: dict.__setitem__(s, "new", 1), {"new"}, set()),
     "past our methods, changed": (lambda s: dict.update(s, n=2), {"n"}, set()),
+    "past our methods, of another type": (lambda s: dict.__setitem__(s, "n", True), {"n"}, set()),
     "past our methods, removed": (lambda s: dict.pop(s, "n"), set(), {"n"}),
     "past our methods, exchanged": (
         lambda s: [dict.pop(s, "n"), dict.__setitem__(s, "new", 1)],
@@ -256,6 +257,16 @@ def test_after_a_commit_later_changes_are_found_again(session: Session) -> None:
     assert set(session.changes().sets) == {"cart"}
     del session["cart"]
     assert session.changes() == Changes({}, ("cart",))
+
+
+def test_what_was_removed_and_comes_back_is_a_change(session: Session) -> None:
+    for value in (1, [1, 2]):
+        session["n"] = value
+        session.saw(session.changes())
+        del session["n"]
+        session.saw(session.changes())
+        session["n"] = value
+        assert session.changes() == Changes({"n": encode("n", value)}, ())
 
 
 KEYS = st.sampled_from("abcd")

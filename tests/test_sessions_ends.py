@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from test_sessions_moves import alive, login, logout, marks, rotate
-from visits import Browser, World, sets
+from visits import Browser, Change, World, sets
 
 from samesession.errors import NotSavedError
 from samesession.record import Mark, Reason
@@ -102,16 +102,30 @@ def test_a_logout_follows_the_session_where_it_went(world: World, ann: Browser) 
     assert alive(world) == []
 
 
-def test_a_rotation_under_way_does_not_outrun_a_logout(world: World, ann: Browser) -> None:
-    moving = ann.opens()
-    moving.rotate()
+@pytest.mark.parametrize("move", [rotate, login("ann")])
+@pytest.mark.parametrize("end", ["logout", "end", "end_all"])
+def test_a_move_under_way_does_not_outrun_who_wants_the_session_over(
+    world: World, ann: Browser, move: Change, end: str
+) -> None:
+    moving, tab = ann.opens(), ann.copy()
+    move(moving)
+    handle = str(tab.visits().handle)
 
     def meanwhile(verb: str) -> None:
         if verb == "end":
-            ann.copy().visits(logout)
+            if end == "logout":
+                tab.visits(logout)
+            elif end == "end":
+                world.sessions.blocking.end(handle)
+            else:
+                world.sessions.blocking.end_all("ann")
 
     world.store.before = meanwhile
-    ann.answered(moving)
+    if move is rotate:
+        ann.answered(moving)
+    else:
+        with pytest.raises(NotSavedError):  # the login was not done, and must not look done
+            ann.answered(moving)
     assert moving._life.cookie is None
     assert moving.principal is None
     assert alive(world) == []

@@ -212,6 +212,7 @@ def test_the_nearest_name_is_proposed() -> None:
 @pytest.mark.parametrize(
     "url",
     [
+        f"redis://:{SECRET}@h:1/0",
         f"redis://:{SECRET}@h:1/0?x=1",
         f"redis://ann:{SECRET}@h",
         f"redis://ann:{SECRET}@h:notaport",
@@ -228,7 +229,7 @@ def test_the_nearest_name_is_proposed() -> None:
 def test_a_password_is_in_no_message(url: str, caplog: pytest.LogCaptureFixture) -> None:
     assert SECRET not in redacted(url)
     try:
-        said = repr(Sessions.from_url(url, keys=()).strategy)
+        said = repr(Sessions.from_url(url, keys=[KEY]).strategy)
     except ConfigError as error:
         said = f"{error!r}"
     assert SECRET not in said + caplog.text

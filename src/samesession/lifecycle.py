@@ -28,6 +28,7 @@ from samesession.errors import (
 from samesession.record import (
     MARK_MS,
     TOKEN_BYTES,
+    Absent,
     Applied,
     Delta,
     Ended,
@@ -159,6 +160,8 @@ class Lifecycle:
                 await self._logout(life)
                 life.leaving = None
             return
+        if self.only_read(session):
+            return
         if life.failure is not None:
             if life.failed:
                 raise life.failure.with_traceback(None)
@@ -166,20 +169,24 @@ class Lifecycle:
         if session._used:
             told = life.told
             try:
-                if not self._only_read(session, life):
-                    await self.commit(session)
+                await self.commit(session)
             except (SessionTooLargeError, ValueNotStorableError):
                 if not told:
                     raise
                 # Said once: the error page that follows is sent, and nothing is kept.
                 await self.finish(session, failed=True)
 
-    def _only_read(self, session: Session, life: Life) -> bool:
-        """Whether there is nothing to commit: most requests, so it costs no coroutine."""
-        record = life.record
-        if record is None or session._written or life.leaving is not None:
+    def only_read(self, session: Session) -> bool:
+        """Whether there is nothing to finish: most requests, so it costs no coroutine."""
+        life = session._life
+        if life.failure is not None:
             return False
-        return not (self._touch(record, life.arrived_ms) or session.changes())
+        record = life.record
+        if not session._used:
+            return True
+        if record is None or life.leaving is not None or self._touch(record, life.arrived_ms):
+            return False
+        return session.unchanged()
 
     def _touch(self, record: Record, now: int) -> int:
         """The idle deadline to ask for, or 0 when it would move by less than a step.
@@ -230,11 +237,11 @@ class Lifecycle:
             floor=life.seen,
             keep_empty=record.origin.principal is not None,
         )
-        outcome = await self.store.commit(delta)
+        outcome = await self._commit(delta)
         if isinstance(outcome, Lost):
             # Between our load and this commit the store went back; what is there is gone on with.
             self._counts.add("lost")
-            outcome = await self.store.commit(replace(delta, at_least=None))
+            outcome = await self._commit(replace(delta, at_least=None))
         self._settle(session, life, record, delta, outcome)
 
     def _settle(
@@ -274,6 +281,14 @@ class Lifecycle:
         session.saw(changes)
         if not life.started:
             life.cookie = self._cookie(life, record)
+
+    async def _commit(self, delta: Delta) -> Outcome:
+        """The store's answer; a record that became unreadable since it was loaded is no record."""
+        try:
+            return await self.store.commit(delta)
+        except StoreCorruptError:
+            self._counts.add("corrupt")
+            return Absent()
 
     # -- make ------------------------------------------------------------------------------------
 
@@ -324,7 +339,7 @@ class Lifecycle:
             origin=origin,
             floor=floor,
         )
-        if not isinstance(await self.store.commit(delta), Applied):
+        if not isinstance(await self._commit(delta), Applied):
             return id_, None  # a sign-out everywhere met it in the index, and marked it
         self._counts.add("created")
         return id_, made(delta, origin)
@@ -415,7 +430,7 @@ class Lifecycle:
             removes=gone,
             keep_empty=True,
         )
-        outcome = await self.store.commit(delta)
+        outcome = await self._commit(delta)
         return after(new, delta, outcome) if isinstance(outcome, Applied) else None
 
     def _give_up(self, session: Session, life: Life, changes: Changes, *, must_say: bool) -> None:

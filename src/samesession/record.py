@@ -17,12 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NewType
+from typing import Annotated, NewType
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 Key = NewType("Key", str)
 """The engine's name of a record: a hash of the id, so that a dump of a store holds no cookie."""
+
+Ms = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+"""Milliseconds since the epoch that a date can say, up to the year 9999; others are not decoded."""
 
 TOKEN_BYTES = 8
 TAG_BYTES = 2
@@ -59,14 +62,14 @@ _MOVED = frozenset({Reason.LOGIN, Reason.ROTATED})
 _FINAL = frozenset({Reason.LOGOUT, Reason.REVOKED, Reason.DISPLACED})
 
 
-class Version(Struct, frozen=True, array_like=True):
+class Version(Struct, frozen=True, array_like=True, gc=False):
     """A point in a record's life: the number of a commit, and two bytes of that commit's token."""
 
     number: int
     tag: bytes
 
 
-class Commit(Struct, frozen=True, array_like=True):
+class Commit(Struct, frozen=True, array_like=True, gc=False):
     """One commit that a record remembers."""
 
     number: int
@@ -78,13 +81,13 @@ class Commit(Struct, frozen=True, array_like=True):
         return Version(self.number, self.token[:TAG_BYTES])
 
 
-class Origin(Struct, frozen=True, array_like=True, omit_defaults=True):
+class Origin(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """What is fixed when a record is made, and never changes hands."""
 
-    created_ms: int
-    absolute_ms: int
+    created_ms: Ms
+    absolute_ms: Ms
     principal: str | None = None
-    authenticated_ms: int | None = None
+    authenticated_ms: Ms | None = None
     user_agent: str = ""
     address: str = ""
 
@@ -95,8 +98,8 @@ class Record(Struct, frozen=True, array_like=True):
     key: Key
     origin: Origin
     commits: tuple[Commit, ...]
-    seen_ms: int
-    idle_until_ms: int
+    seen_ms: Ms
+    idle_until_ms: Ms
     values: Mapping[str, bytes]
 
     @property
@@ -134,7 +137,7 @@ class Mark(Struct, frozen=True, array_like=True):
     """
 
     reason: Reason
-    at_ms: int
+    at_ms: Ms
     token: bytes
     successor: Key | None = None
     final: Record | None = None

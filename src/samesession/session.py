@@ -8,11 +8,11 @@ their bytes. So a change inside a list is noticed, and a C library's change too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from samesession.codec import ATOMS, decode, decode_all, encode, is_still, joined, packed
+from samesession.codec import ATOMS, decode, decode_all, encode, is_still
 from samesession.errors import (
     ResponseStartedError,
     RetryableError,
@@ -69,7 +69,7 @@ class Life:
         cookie: the value to set; "" deletes the cookie; None leaves it alone.
         saved: the encoded values as loaded or last committed.
         base: the decoded values that stood in the dict then.
-        packed: `saved` as one piece of msgpack, to see at a glance that nothing changed.
+        changeable: keys of `base` whose values can change in place.
         room: bytes that may still be written at least, once something was.
     """
 
@@ -90,7 +90,7 @@ class Life:
     saved: Mapping[str, bytes] = _NOTHING
     base: Mapping[str, Any] = _NOTHING
     room: int | None = None
-    packed: bytes | None = b"\x80"
+    changeable: Sequence[str] = ()
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
         """Begin."""
@@ -111,8 +111,7 @@ class Session(dict[str, Any]):
         if life.record is not None:
             life.principal = life.record.origin.principal
             life.saved = life.record.values
-            life.packed = joined(life.saved)
-            life.base = decode_all(life.saved, life.packed)
+            life.base, life.changeable = decode_all(life.saved)
             dict.update(self, life.base)
 
     # -- who, and until when -------------------------------------------------------------------
@@ -262,6 +261,18 @@ class Session(dict[str, Any]):
             self._life.told = True
             raise
 
+    def unchanged(self) -> bool:
+        """Whether C calls can tell that nothing changed; False: compare closely."""
+        if self._written or self._lent:
+            return False
+        # Nobody wrote, and nobody was given a value that can change, unless by a C library.
+        life = self._life
+        base, saved = life.base, life.saved
+        for key in life.changeable:
+            if not is_still(base[key], saved[key], exactly=False):
+                return False
+        return dict.__eq__(self, base)
+
     def may_have_changed(self) -> bool:
         """Whether somebody wrote, or holds a value that can change, since it was last looked at."""
         return self._written or self._lent
@@ -274,7 +285,7 @@ class Session(dict[str, Any]):
             saved.pop(key, None)
         life.saved = saved
         life.base = {key: value for key, value in dict.items(self)}  # noqa: C416  (dict() is slower)
-        life.packed = None
+        life.changeable = [key for key, value in life.base.items() if type(value) not in ATOMS]
         self._written = False
         life.told = False
 
@@ -283,11 +294,8 @@ class Session(dict[str, Any]):
         base, saved = life.base, life.saved
         # `dict.` rather than `super().`, here and below: this runs at every request, at half the
         # price.
-        if not (self._written or self._lent):
-            # Nobody wrote, and nobody was given a value that can change, unless by a C library.
-            contents = packed(self)
-            if contents is not None and contents == life.packed:
-                return _UNCHANGED
+        if self.unchanged():
+            return _UNCHANGED
         sets: dict[str, bytes] = {}
         kept = 0
         for key, value in dict.items(self):
@@ -333,7 +341,7 @@ class Session(dict[str, Any]):
     def _start_empty(self) -> None:
         super().clear()
         life = self._life
-        life.base, life.saved, life.room, life.packed = {}, {}, None, b"\x80"
+        life.base, life.saved, life.room, life.changeable = {}, {}, None, ()
         self._written = True
 
     def _check(self, new: Mapping[str, Any]) -> None:

@@ -45,6 +45,7 @@ class Store(Protocol):
         Raises:
             StoreUnavailableError: no answer in time. The outcome is unknown, and sending the same
                 delta again is harmless.
+            StoreCorruptError: something is stored under the key that is no record of ours.
         """
         ...
 

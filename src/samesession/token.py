@@ -35,7 +35,7 @@ _TOKEN = re.compile(
 _key_hash = blake2b(digest_size=_KEY_BYTES, person=b"samesession.key")
 
 
-class Token(Struct, frozen=True):
+class Token(Struct, frozen=True, gc=False):
     """What a valid cookie says.
 
     Attributes:

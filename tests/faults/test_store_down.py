@@ -102,6 +102,15 @@ def resources(site: Site) -> dict[str, tuple[int, int]]:
     return {name: (open_files(pid), threads(pid)) for name, pid in pids.items()}
 
 
+def at_rest(site: Site) -> dict[str, tuple[int, int]]:
+    """The least that was open during half a second, in which closed connections are noticed."""
+    seen = []
+    for _ in range(10):
+        seen.append(resources(site))
+        time.sleep(0.05)
+    return {name: min(one[name] for one in seen) for name in site.names}
+
+
 @FAULTS
 def test_pages_without_the_session_are_untouched_and_the_rest_say_try_again(
     weak: Weak, browsers: Browsers, figure: Figure, fault: Callable[[Engine], None]
@@ -158,6 +167,25 @@ def test_pages_without_the_session_are_untouched_and_the_rest_say_try_again(
     )
 
 
+def test_every_freeze_is_recovered_from(
+    weak: Weak, browsers: Browsers, figure: Figure
+) -> None:
+    """Known-bad: a connection that was cancelled before its first step was never replaced."""
+    site, rounds, took = weak.site, 6, []
+    users = [browsers(site) for _ in range(4)]
+    for user in users:
+        user.put("n", 1)
+    for _ in range(rounds):
+        with down(weak, frozen):
+            at_once(*(partial(many, [user], "GET", "/api/session", 12) for user in users))
+        began = time.monotonic()
+        for at in site.names:
+            eventually(lambda at=at: users[0].ask("GET", "/api/session", at=at).status_code == 200)
+        took.append(time.monotonic() - began)
+        assert took[-1] <= RECOVERY_S
+    figure(f"D {rounds} freezes under load: well again after {max(took):.2f} s at most")
+
+
 @FAULTS
 def test_afterwards_files_and_threads_are_back_to_base(
     weak: Weak, browsers: Browsers, figure: Figure, fault: Callable[[Engine], None]
@@ -169,7 +197,7 @@ def test_afterwards_files_and_threads_are_back_to_base(
     for _ in range(3):  # as many threads and connections as it will ever need
         at_once(*(partial(ann.read, at) for at in site.names for _ in range(4)))
     ann.http.close()
-    base = resources(site)
+    base = at_rest(site)
     crowd = [browsers(site, like=ann) for _ in range(12)]
     for _ in range(2):
         with down(weak, fault):

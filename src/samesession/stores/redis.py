@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from typing import Any
 
@@ -28,6 +29,7 @@ from samesession.record import (
     Key,
     Lost,
     Mark,
+    Ms,
     Origin,
     Outcome,
     Reason,
@@ -50,7 +52,18 @@ _ENTRY = struct.Struct(">I8s")
 _TIMES = struct.Struct(">QQQ")
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_origin = msgspec.msgpack.Decoder(tuple[str, Origin]).decode
-_unpack_mark = msgspec.msgpack.Decoder(tuple[Reason, int, bytes, str | None]).decode
+_unpack_mark = msgspec.msgpack.Decoder(tuple[Reason, Ms, bytes, str | None]).decode
+_LATEST_MS = 253_402_300_799_999  # as `Ms`
+
+# What unpacking bytes that are none of ours may raise.
+_UNREADABLE = (
+    KeyError,
+    TypeError,
+    ValueError,  # UnicodeDecodeError is one
+    RecursionError,
+    struct.error,
+    msgspec.MsgspecError,
+)
 
 
 class RedisStore:
@@ -77,7 +90,7 @@ class RedisStore:
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""
-        return _mark(key, _pairs(await self._wire.call(*self._ending(key, ending))))
+        return _standing(key, _pairs(await self._wire.call(*self._ending(key, ending))), ending)
 
     async def admit(self, principal: str, key: Key, until_ms: int) -> None:
         """See `Store`: one sorted set a principal, scored by absolute deadline, pruned by it."""
@@ -86,7 +99,8 @@ class RedisStore:
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`."""
-        await self._wire.call("ZREM", self._principal + principal, key)
+        with suppress(StoreCorruptError):  # no index at all
+            await self._wire.call("ZREM", self._principal + principal, key)
 
     async def held_by(self, principal: str) -> list[Record]:
         """See `Store`: the index may say too much, so each member is looked at."""
@@ -110,13 +124,14 @@ class RedisStore:
             replies = await self._wire.many([self._ending(key, ending) for key in keys])
             for key, reply in zip(keys, replies, strict=True):
                 fields = _pairs(reply)
-                mark = _mark(key, fields)
+                mark = _standing(key, fields, ending)
                 if mark.token == ending.token:
                     ended += fields.get(b"alive") == b"1"
                 elif mark.successor is not None and mark.successor not in known:
                     last = await end_with_successors(self, mark.successor, ending)
                     ended += last.token == ending.token
-            await self._wire.call("ZREM", self._principal + principal, *keys)
+            with suppress(StoreCorruptError):
+                await self._wire.call("ZREM", self._principal + principal, *keys)
         return ended
 
     async def close(self) -> None:
@@ -124,8 +139,11 @@ class RedisStore:
         await self._wire.close()
 
     async def _members(self, principal: str) -> list[Key]:
-        members: list[bytes] = await self._wire.call("ZRANGE", self._principal + principal, 0, -1)
-        return [Key(member.decode()) for member in members]
+        try:
+            members = await self._wire.call("ZRANGE", self._principal + principal, 0, -1)
+        except StoreCorruptError:  # something else lies there; the next login replaces it
+            return []
+        return [Key(member.decode()) for member in members if member.isascii()]
 
     def _ending(self, key: Key, ending: Ending) -> Command:
         mark = _pack((ending.reason, ending.at_ms, ending.token, ending.successor))
@@ -164,7 +182,7 @@ def _origin(key: Key, origin: Origin) -> bytes:
 def _outcome(reply: list[Any]) -> Outcome:
     kind = reply[0]
     if kind == lua.APPLIED:
-        seen, idle_until, _absolute = _TIMES.unpack(reply[2])
+        seen, idle_until = _times(reply[2])
         return Applied(_commits(reply[1]), seen, idle_until)
     if kind == lua.ENDED:
         mark = _unmark(reply[1]) if reply[1] else Mark(Reason.EXPIRED, int(reply[2]), b"")
@@ -182,20 +200,28 @@ def _stored(key: Key, fields: dict[bytes, bytes]) -> Record | Mark | None:
 
 def _readable(key: Key, reply: Reply) -> Record | Mark | None:
     try:
-        return _stored(key, reply)
+        return None if isinstance(reply, StoreCorruptError) else _stored(key, reply)
     except StoreCorruptError:
         return None
+
+
+def _standing(key: Key, fields: dict[bytes, bytes], ending: Ending) -> Mark:
+    """The mark that stands after an end; one that is unreadable ended something, too."""
+    try:
+        return _mark(key, fields)
+    except StoreCorruptError:
+        return Mark(Reason.EXPIRED, ending.at_ms, b"")
 
 
 def _record(key: Key, fields: dict[bytes, bytes]) -> Record:
     try:
         owner, origin = _unpack_origin(fields[b"m"][1:])
-        seen, idle_until, _absolute = _TIMES.unpack(fields[b"t"])
+        seen, idle_until = _times(fields[b"t"])
         commits = _commits(fields[b"c"])
         values = {name[1:].decode(): raw for name, raw in fields.items() if name[:1] == b"."}
-    except (KeyError, struct.error, UnicodeDecodeError, msgspec.MsgspecError) as error:
+    except _UNREADABLE as error:
         raise StoreCorruptError(f"record {key} is unreadable: {error}") from None
-    if owner != key or not commits:
+    if owner != key:
         raise StoreCorruptError(f"record {key} is another one's")
     return Record(key, origin, commits, seen, idle_until, values)
 
@@ -208,13 +234,25 @@ def _mark(key: Key, fields: dict[bytes, bytes]) -> Mark:
 def _unmark(raw: bytes) -> Mark:
     try:
         reason, at_ms, token, successor = _unpack_mark(raw)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise StoreCorruptError(f"the mark of an ended session is unreadable: {error}") from None
     return Mark(reason, at_ms, token, None if successor is None else Key(successor))
 
 
 def _commits(raw: bytes) -> tuple[Commit, ...]:
+    if not raw or len(raw) % _ENTRY.size:
+        raise StoreCorruptError(f"{len(raw)} bytes are no list of commits")
     return tuple([Commit(number, token) for number, token in _ENTRY.iter_unpack(raw)])
+
+
+def _times(raw: bytes) -> tuple[int, int]:
+    """When the session was last seen, and its idle deadline."""
+    if len(raw) != _TIMES.size:
+        raise StoreCorruptError(f"{len(raw)} bytes are no times")
+    seen, idle_until, _absolute = _TIMES.unpack(raw)
+    if seen > _LATEST_MS or idle_until > _LATEST_MS:
+        raise StoreCorruptError("its times lie beyond the year 9999")
+    return seen, idle_until
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:

@@ -110,10 +110,11 @@ return {1, commits, times}
 # ARGV: mark, now, whether the session goes on elsewhere (then its contents are kept), mark ms
 END = """
 local key = KEYS[1]
-local have = redis.call('HMGET', key, 'e', 't')
+local have = redis.pcall('HMGET', key, 'e', 't')
+if have['err'] then have = {false, false} end -- no hash: whatever it is, it is ended
 if have[1] then return redis.call('HGETALL', key) end
 local alive = '0'
-if have[2] then
+if have[2] and #have[2] == 24 then
   local seen, until_, absolute = struct.unpack('>I8I8I8', have[2])
   if math.min(until_, absolute) > tonumber(ARGV[2]) then alive = '1' end
 end
@@ -126,7 +127,8 @@ return {'e', ARGV[1], 'alive', alive}
 
 # ARGV: member, its absolute deadline, now
 ADMIT = """
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
+local pruned = redis.pcall('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
+if type(pruned) == 'table' and pruned['err'] then redis.call('DEL', KEYS[1]) end -- no index
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 local left = tonumber(ARGV[2]) - tonumber(ARGV[3]) + 60000
 if redis.call('PTTL', KEYS[1]) < left then redis.call('PEXPIRE', KEYS[1], math.floor(left)) end

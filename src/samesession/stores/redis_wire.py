@@ -61,7 +61,10 @@ class Wire(Protocol):
         ...
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
-        """Send commands in one write and return their replies; raises as `call`."""
+        """Send commands in one write and return their replies.
+
+        Where `call` would raise a StoreCorruptError, it stands in its reply's place.
+        """
         ...
 
     async def close(self) -> None:
@@ -155,7 +158,8 @@ _QUIET: dict[str, Any] = {"driver_info": None}
 
 def _translated(error: Exception, target: Target) -> Exception:
     """redis-py's errors in our words: whose fault it was decides the class."""
-    if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
+    # Redis 6 puts the script's name and place in front of what a script's command said.
+    if isinstance(error, ResponseError) and "WRONGTYPE " in str(error):
         return StoreCorruptError(
             f"{target.name} holds something under a session's key that is none"
         )
@@ -163,6 +167,14 @@ def _translated(error: Exception, target: Target) -> Exception:
         # No access, out of memory, read-only replica: a wrong set-up, told in the log too.
         log.error("%s refused a command: %s", target.name, error)
     return StoreUnavailableError(f"{target.name}: {error}")
+
+
+def _checked(replies: Sequence[Reply]) -> list[Reply]:
+    """Replies of which nothing worse is known than that one is no session."""
+    for reply in replies:
+        if isinstance(reply, Exception) and not isinstance(reply, StoreCorruptError):
+            raise reply
+    return list(replies)
 
 
 class ThreadWire:
@@ -179,7 +191,10 @@ class ThreadWire:
 
     async def call(self, *command: str | bytes | int) -> Reply:
         """See `Wire`."""
-        return self._run([command])[0]
+        (reply,) = self._run([command])
+        if isinstance(reply, StoreCorruptError):
+            raise reply
+        return reply
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
         """See `Wire`."""
@@ -201,10 +216,12 @@ class ThreadWire:
             self._breaker.failed()
             raise _translated(error, self._target) from None
         self._breaker.succeeded()
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise _translated(reply, self._target)
-        return replies
+        return _checked(
+            [
+                _translated(reply, self._target) if isinstance(reply, Exception) else reply
+                for reply in replies
+            ]
+        )
 
     def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
         try:
@@ -253,7 +270,7 @@ class LoopWire:
         """See `Wire`."""
         line = self._here()
         sent = [line.send(command) for command in commands]
-        return list(await asyncio.gather(*sent))
+        return _checked(await asyncio.gather(*sent, return_exceptions=True))
 
     async def close(self) -> None:
         """See `Wire`; connections of other loops went with their loops."""

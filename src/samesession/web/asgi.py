@@ -144,11 +144,12 @@ class _Http:
         kind = message["type"]
         session = self._session
         if kind == "http.response.start" and not session._life.started:
-            try:
-                await self._core.finish(session)
-            except RetryableError as error:
-                await self._refuse(error)
-                return
+            if not self._core.only_read(session):
+                try:
+                    await self._core.finish(session)
+                except RetryableError as error:
+                    await self._refuse(error)
+                    return
             session._life.started = True
             message = self._middleware.headers(session, message)
         elif kind == "http.response.body":
