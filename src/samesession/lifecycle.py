@@ -52,6 +52,9 @@ from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
 TOUCH_FRACTION = 20
 """One write an idle/20; costs 5 % of idle precision (DESIGN S10)."""
 
+OVERSIZE = 16
+"""A record that is so many times over the limit was not written by us, and is not believed."""
+
 LATE_MS = 25_000
 """A request older than this may meet a record whose mark is gone: 5 s less than `MARK_MS`."""
 
@@ -135,6 +138,9 @@ class Lifecycle:
     def _judge(self, life: Life, seen: Version, found: Record | Mark | None, now: int) -> None:
         """Decide what a loaded record is to the browser that named it."""
         if isinstance(found, Record):
+            if sum(map(len, found.values.values())) > OVERSIZE * self._tools.limits.size_bytes:
+                self._counts.add("corrupt")
+                return
             if found.ends_ms <= now:
                 self._counts.add("lapsed")
                 return

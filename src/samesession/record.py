@@ -72,7 +72,7 @@ class Version(Struct, frozen=True, array_like=True, gc=False):
 class Commit(Struct, frozen=True, array_like=True, gc=False):
     """One commit that a record remembers."""
 
-    number: int
+    number: Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)]
     token: bytes
 
     @property

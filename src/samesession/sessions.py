@@ -197,6 +197,9 @@ class Sessions:
     async def close(self) -> None:
         """Close connections and files; adapters do it at shutdown, and a later use reopens them."""
         await self.loops.store.close()
+        threads: Lifecycle | None = self.__dict__.get("threads")  # opened only if it was used
+        if threads is not None and threads is not self.loops:
+            await threads.store.close()
 
     async def __aenter__(self) -> Sessions:
         """Nothing to do: everything opens at its first use."""

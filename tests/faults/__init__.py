@@ -1,1 +1,1 @@
-"""Faults on purpose: engines down, bad input, poisoned records; nobody may notice more than promised."""
+"""Faults on purpose: engines down, bad input, poison; nobody may notice more than promised."""

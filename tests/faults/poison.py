@@ -111,7 +111,9 @@ def damaged(honest: bytes, chance: random.Random) -> bytes:
             case 0 if raw:
                 raw[at % len(raw)] ^= 1 << chance.randrange(8)
             case 1 if raw:
-                raw[at % len(raw)] = chance.choice(b"\x00\x7f\x80\x8f\x90\x9f\xc0\xc1\xc7\xd9\xdd\xdf\xff")
+                raw[at % len(raw)] = chance.choice(
+                    b"\x00\x7f\x80\x8f\x90\x9f\xc0\xc1\xc7\xd9\xdd\xdf\xff"
+                )
             case 2:
                 raw[at:at] = chance.randbytes(chance.randrange(1, 9))
             case 3:

@@ -1,4 +1,4 @@
-"""A wire between the servers and their engine that can be cut or held in the middle of an answer."""
+"""A wire between servers and their engine that can be cut or held in the middle of an answer."""
 
 from __future__ import annotations
 

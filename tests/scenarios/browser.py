@@ -87,7 +87,7 @@ class Browser:
     def hold(
         self, method: str, path: str, body: bytes = b'"late"', *, at: str | None = None
     ) -> Held:
-        """Start a request and return when its server has read the session and waits for the body."""
+        """Start a request; return when its server has read the session and waits for the body."""
         return Held(self, method, path, body, at)
 
     def close(self) -> None:

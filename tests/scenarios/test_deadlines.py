@@ -1,4 +1,4 @@
-"""PROMISES scenarios 6 to 8: how long a session lives, and what keeping it alive costs the store."""
+"""PROMISES scenarios 6 to 8: how long a session lives, and what keeping it alive costs."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def lived() -> Iterator[Callable[[str, str], Any]]:
         sites = dict(
             zip(
                 [(strategy, id(env)) for strategy, env in plans],
-                [stack.enter_context(site_of(strategy, env)) for strategy, env in plans],
+                pool.map(lambda plan: stack.enter_context(site_of(*plan)), plans),
                 strict=True,
             )
         )

@@ -1,4 +1,4 @@
-"""PROMISES scenarios 4, 5 and 10: a login changes hands of nothing, and a sign-out leaves nobody."""
+"""PROMISES scenarios 4, 5 and 10: a login moves to a new record, a sign-out leaves nobody."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SERVERS = ("s1", "s2", "s3")
 def test_a_login_with_twenty_slow_requests_in_flight_keeps_what_was_acknowledged(
     site: Site, browsers: Browsers, figure: Figure
 ) -> None:
-    acknowledged = refused = 0
-    for rounds in range(1, 4):
+    rounds, acknowledged, refused = 3, 0, 0
+    for _ in range(rounds):
         ann = browsers(site)
         ann.put("basket", "tea")
         old = browsers(site, like=ann)
@@ -56,8 +56,8 @@ def test_a_login_with_twenty_slow_requests_in_flight_keeps_what_was_acknowledged
 def test_a_login_racing_with_twenty_writes_keeps_what_was_acknowledged(
     site: Site, browsers: Browsers, figure: Figure
 ) -> None:
-    kept = refused = 0
-    for rounds in range(1, 9):
+    rounds, kept, refused = 8, 0, 0
+    for _ in range(rounds):
         ann = browsers(site)
         ann.put("basket", "tea")
         old = browsers(site, like=ann)

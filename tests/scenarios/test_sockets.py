@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -157,7 +157,7 @@ def test_sockets_leave_nothing_behind_on_their_server(
     sockets(ann, "s1").wire.close()
 
     def files() -> int:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
     base = files()
     many = [sockets(ann, "s1") for _ in range(20)]

@@ -1,4 +1,4 @@
-"""PROMISES scenarios 1 to 3: what was written is there, wherever it was written, unless logged out."""
+"""PROMISES scenarios 1 to 3: what was written is there, wherever; unless logged out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Visitors under load, each with its own jar, who remember what was acknowledged and look for it."""
+"""Visitors under load, each with a jar, who remember what was acknowledged and look for it."""
 
 from __future__ import annotations
 
@@ -140,9 +140,7 @@ class Visitor:
             self.wrong.append(("list", listed, self.list))  # appended twice, or by nobody
         if missing := [n for n in self.list if n not in listed]:
             self.lost.append(("list", missing))
-        for key, value in data.items():
-            if value[0] != self.name:
-                self.foreign.append(value)
+        self.foreign += [value for value in data.values() if value[0] != self.name]
         for key in self.kept.keys() | data.keys():
             if data.get(key) not in [self.kept.get(key), *self.perhaps.get(key, [])]:
                 self.lost.append((key, data.get(key), self.kept.get(key), self.perhaps.get(key)))
@@ -196,7 +194,7 @@ def visiting(visitors: list[Visitor]) -> Iterator[None]:
     def run(visitor: Visitor) -> None:
         try:
             visitor.run(over)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (raised where the test can see it)
             raised.append(error)
 
     threads = [threading.Thread(target=run, args=(visitor,)) for visitor in visitors]

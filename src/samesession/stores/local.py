@@ -197,9 +197,10 @@ class LocalStore:
             with self._map.begin(write=True) as txn, txn.cursor() as cursor:
                 found = cursor.set_range(b"x")
                 while found and dropped < SWEEP_BATCH and cursor.key() < _deadline(now):
-                    key = Key(bytes(cursor.key()[9:]).decode())
+                    key = bytes(cursor.key()[9:])
                     found = cursor.delete()
-                    dropped += _drop_if_over(txn, key, now)
+                    if key.isascii():  # ours are
+                        dropped += _drop_if_over(txn, Key(key.decode()), now)
         except lmdb.Error:
             return dropped
         return dropped
@@ -264,7 +265,7 @@ def _decoded(key: Key, raw: bytes) -> Record | Mark:
         if raw[:1] == _MARK:
             return _unpack_mark(raw[1:])
         record = _unpack_record(raw[1:])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:  # text that is no UTF-8
         raise StoreCorruptError(f"record {key} is unreadable: {error}") from None
     if raw[:1] != _RECORD or record.key != key or not record.commits:
         raise StoreCorruptError(f"record {key} is another one's")
@@ -280,7 +281,8 @@ def _members(txn: lmdb.Transaction, principal: str) -> list[Key]:
             name = bytes(found)
             if not name.startswith(prefix):
                 break
-            keys.append(Key(name[len(prefix) :].decode()))
+            if name[len(prefix) :].isascii():
+                keys.append(Key(name[len(prefix) :].decode()))
     return keys
 
 

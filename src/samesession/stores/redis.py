@@ -185,10 +185,13 @@ def _outcome(reply: list[Any]) -> Outcome:
         seen, idle_until = _times(reply[2])
         return Applied(_commits(reply[1]), seen, idle_until)
     if kind == lua.ENDED:
-        mark = _unmark(reply[1]) if reply[1] else Mark(Reason.EXPIRED, int(reply[2]), b"")
-        return Ended(mark)
+        if len(reply) == 2:
+            return Ended(_unmark(reply[1]))
+        return Ended(Mark(Reason.EXPIRED, int(reply[2]), b""))
     if kind == lua.LOST:
         return Lost(_commits(reply[1]))
+    if kind == lua.UNREADABLE:
+        raise StoreCorruptError("the commits or the times of a session are unreadable")
     return Taken() if kind == lua.TAKEN else Absent()
 
 

@@ -18,7 +18,7 @@ local function clean(key, ends, now)
 end
 """
 
-APPLIED, ENDED, ABSENT, TAKEN, LOST = 1, 2, 3, 4, 5
+APPLIED, ENDED, ABSENT, TAKEN, LOST, UNREADABLE = 1, 2, 3, 4, 5, 6
 
 # ARGV: token, now, floor, idle until, at_least number, at_least tag, origin, absolute, keep empty,
 #       mark for an emptied record, mark ms, how many sets, field, value, …, removed fields …
@@ -51,6 +51,7 @@ if not commits then
   return {1, fields[4], fields[6]}
 end
 
+if #commits == 0 or #commits % 12 ~= 0 or not times or #times ~= 24 then return {6} end
 for at = 1, #commits, 12 do
   if string.sub(commits, at + 4, at + 11) == token then return {1, commits, times} end
 end

@@ -365,7 +365,7 @@ class _Line:
             self._broken(broke, connected=writing is not None)
 
     def _over(self, running: asyncio.Task[None]) -> None:
-        """Clean up after a run that was cancelled before its first step, so its own end never ran."""
+        """Clean up after a run that was cancelled before its first step: its own end never ran."""
         if self._running is running:
             self._running = None
             self._broken(BrokenError("closed"), connected=True)
