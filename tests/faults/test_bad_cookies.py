@@ -12,7 +12,7 @@ import pytest
 from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.raw import Wire
-from scenarios.site import Site
+from scenarios.site import PATIENT_REDIS, Site
 
 from samesession.record import Version
 from samesession.token import Signer, Token, id_from
@@ -27,7 +27,7 @@ LEGAL = bytes([9, *range(32, 127), *range(128, 256)])
 
 @pytest.fixture(scope="module")
 def target() -> Iterator[Site]:
-    with Site("redis://", servers=1) as site:
+    with Site(PATIENT_REDIS, servers=1) as site:
         yield site
         assert site.complaints() == []
 

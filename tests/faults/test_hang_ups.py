@@ -22,7 +22,7 @@ VISITORS, REQUESTS = 8, 250
 
 @pytest.fixture(scope="module")
 def refusing() -> Iterator[tuple[Site, int]]:
-    with engines.start() as engine, Site(engine.url, servers=2) as site:
+    with engines.start() as engine, Site(engine.url + "?deadline=3s", servers=2) as site:
         yield site, engine.port
         assert site.complaints() == []
 

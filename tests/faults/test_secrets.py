@@ -13,7 +13,7 @@ from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.raw import Wire
 from scenarios.resp import client
-from scenarios.site import Site
+from scenarios.site import PATIENT_REDIS, Site
 
 from samesession.token import key_of
 
@@ -26,7 +26,7 @@ def lived(
 ) -> Iterator[tuple[Site, Path, list[str]]]:
     """A site, the folder of its local stores, and every cookie that lived in it."""
     folder = tmp_path_factory.mktemp("stores")
-    url = "redis://" if request.param == "redis" else f"sticky://{folder}?size=4MB"
+    url = PATIENT_REDIS if request.param == "redis" else f"sticky://{folder}?size=4MB"
     # Everything that can be said is said: each logger of each server at its lowest level.
     loud = tmp_path_factory.mktemp("loud")
     (loud / "sitecustomize.py").write_text("import logging\nlogging.basicConfig(level=1)\n")

@@ -17,7 +17,7 @@ from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.raw import Wire
 from scenarios.resp import Monitor
-from scenarios.site import Site, Sites
+from scenarios.site import PATIENT_REDIS, Site, Sites
 from scenarios.test_sockets import POLICY_VIOLATION, Socket
 
 STRATEGIES = ("memory", "sticky", "redis")
@@ -118,7 +118,8 @@ RUNS: dict[str, tuple[dict[str, str], Callable[[Site], object]]] = {
 
 def site_of(strategy: str, env: dict[str, str]) -> Site:
     servers = 1 if strategy == "memory" else 3
-    return Site(f"{strategy}://", servers=servers, env=env)
+    url = PATIENT_REDIS if strategy == "redis" else f"{strategy}://"
+    return Site(url, servers=servers, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,7 @@ same, since it counts steps of idle/20 that pass meanwhile: 20 s / 3 s = 2 s / 0
 
 @pytest.fixture(scope="module")
 def touched_site() -> Iterator[Site]:
-    with Site("redis://", env={"SAMESESSION_IDLE": f"{60 // SCALE}s"}) as site:
+    with Site(PATIENT_REDIS, env={"SAMESESSION_IDLE": f"{60 // SCALE}s"}) as site:
         yield site
         assert site.complaints() == []
 

@@ -39,7 +39,8 @@ class Visitor:
         lost: acknowledged writes that a later read did not show.
         foreign: values that are nobody's of ours.
         signed_out: reads that found nobody though nothing excused it.
-        excused: how often a login or rotation that failed half-way signed its user out (L1).
+        excused: how often a login or rotation that was cut in two signed its user out, or made
+            the next login start empty (L1).
         anew: how often another server answered, which with sticky sessions is a new start.
     """
 
@@ -68,6 +69,7 @@ class Visitor:
         self.perhaps_listed: set[int] = set()
         self.home = ""  # the server that answered last
         self.moved = False  # since the last read another server answered
+        self.doubted = False  # what was known before such a login may be gone
         self.half_way = False  # a login or rotation failed: the old cookie may be over
 
     @property
@@ -111,7 +113,16 @@ class Visitor:
             self._log_in()
 
     def _log_in(self) -> None:
-        self.half_way |= self._ask("POST", f"/api/login/{self.name}") is None
+        if self._ask("POST", f"/api/login/{self.name}") is None:
+            self.half_way = True
+        elif self.half_way:
+            # The cookie that a cut login left behind may have been over: then this one began anew.
+            self.half_way = False
+            self.doubted = bool(self.kept or self.list)
+            for key, value in self.kept.items():
+                self.perhaps[key] = [value, *self.perhaps.get(key, [])]
+            self.perhaps_listed |= {*self.list}
+            self.kept, self.list = {}, []
 
     def _read(self) -> bool:
         answer = self._ask("GET", "/api/session")
@@ -128,6 +139,9 @@ class Visitor:
             self._start_anew(seen["data"])
             return True
         self.half_way = False
+        if self.doubted:
+            self.doubted = False
+            self.excused += not seen["data"].keys() & {*self.perhaps, "list"}
         self._compare(seen["principal"], seen["data"])
         return True
 
@@ -154,7 +168,7 @@ class Visitor:
     def _start_anew(self, data: dict[str, Any]) -> None:
         listed = data.pop("list", [])
         self._take(data, listed)
-        self.half_way = self.moved = False
+        self.half_way = self.moved = self.doubted = False
         self._log_in()
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
