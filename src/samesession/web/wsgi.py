@@ -23,7 +23,6 @@ from samesession.web._http import (
     client_of,
     nothing_left,
     unavailable,
-    uncached,
     varied,
 )
 
@@ -158,10 +157,8 @@ class _Response:
         session = self._session
         if not session._used:
             return headers
-        raw = varied([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
-        if session._life.cookie is not None:
-            cookie = self._middleware._codec.set(session._life).encode("latin-1")
-            raw = [*uncached(raw), (b"Set-Cookie", cookie)]
+        said = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        raw = varied(said, self._middleware._codec.set(session._life))
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
