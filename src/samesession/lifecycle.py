@@ -134,9 +134,12 @@ class Lifecycle:
             self._counts.add("corrupt")
         else:
             if isinstance(found, Record):
-                if self._is_live(found, now):
+                newest = found.commits[-1]
+                # A record that was decoded before was weighed before.
+                if (found.__dict__ or self._is_ours(found)) and self._is_live(found, now):
                     life.record = found
-                    self._compare(life, seen, found)
+                    if newest.number != seen.number or not newest.token.startswith(seen.tag):
+                        self._note_difference(life, seen, found)
             elif found is None:
                 self._counts.add("absent")
             elif now - found.at_ms < MARK_MS:
@@ -148,24 +151,23 @@ class Lifecycle:
         return session
 
     def _is_live(self, found: Record, now: int) -> bool:
-        if found.ends_ms <= now:
+        if found.idle_until_ms <= now or found.origin.absolute_ms <= now:
             self._counts.add("lapsed")
             return False
-        # One that was decoded before was weighed before.
-        if not found.__dict__ and _bytes_of(found) > OVERSIZE * self._size_limit:
+        return True
+
+    def _is_ours(self, found: Record) -> bool:
+        if sum(map(len, found.values.values())) > OVERSIZE * self._size_limit:
             self._counts.add("corrupt")
             return False
         return True
 
-    def _compare(self, life: Life, seen: Version, found: Record) -> None:
-        """Note where a record and the browser's cookie differ."""
-        newest = found.commits[-1]
-        if newest.number == seen.number and newest.token.startswith(seen.tag):
-            return  # they do not: the usual case
+    def _note_difference(self, life: Life, seen: Version, found: Record) -> None:
+        """A record is not at the version that the browser's cookie names."""
         if not found.covers(seen):
             self._counts.add("lost")
-        elif self.store.lags and newest.number > seen.number:
-            life.seen = newest.number
+        elif self.store.lags and found.version.number > seen.number:
+            life.seen = found.version.number
             life.cookie = self._cookie(life, found)
 
     # -- commit ----------------------------------------------------------------------------------
@@ -549,10 +551,6 @@ def _may_go_on(mark: Mark, new: Record, login: bool) -> bool:
 
 def _why(mark: Mark) -> Reason:
     return mark.reason if mark.reason.final else Reason.EXPIRED
-
-
-def _bytes_of(record: Record) -> int:
-    return sum(map(len, record.values.values()))
 
 
 def _datetime(ms: int) -> datetime:

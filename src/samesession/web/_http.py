@@ -48,10 +48,8 @@ class CookieCodec:
             at = header.find(needle, past)
         return found
 
-    def set(self, life: Life) -> bytes | None:
+    def set(self, life: Life) -> bytes:
         """The Set-Cookie header's value that the request decided; deletion repeats the flags."""
-        if life.cookie is None:
-            return None
         age = ""
         if not life.cookie:
             age = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"

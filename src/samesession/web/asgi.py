@@ -7,7 +7,7 @@ before the first byte of the response.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -50,28 +50,16 @@ class SessionMiddleware:
         self._codec = CookieCodec(sessions.cookie)
         self._sockets = Sockets(self._core)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: C901  (a request from top to bottom; each call more costs every request)
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answer one request, one socket, or one server's life."""
-        kind = scope["type"]
-        if kind == "http":
-            session = scope["session"] = await self._core.open(
-                self._cookie(scope), partial(_client, scope)
-            )
-            await self._http(session, scope, receive, send)
-        elif kind == "websocket":
-            session = scope["session"] = await self._core.open(
-                self._cookie(scope), partial(_client, scope)
-            )
-            committing = self._committing(session, send)
-            await self._sockets.run(self.app, session, scope, receive, send, committing)
-        elif kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _http(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the handler with a `send` that commits before the first byte."""
-        core, life = self._core, session._life
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        core = self._core
+        session = await core.open(self._cookie(scope["headers"]), partial(_client, scope))
+        scope["session"], life = session, session._life
         refused = streams = False
 
         async def sending(message: Message) -> None:
@@ -124,10 +112,23 @@ class SessionMiddleware:
             await _refuse(failure, send)  # also where the handler made something else of it
         return retryable and refused
 
-    def _cookie(self, scope: Scope) -> bytes | None:
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "websocket":
+            session = scope["session"] = await self._core.open(
+                self._cookie(scope["headers"]), partial(_client, scope)
+            )
+            committing = self._committing(session, send)
+            await self._sockets.run(self.app, session, scope, receive, send, committing)
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _cookie(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """The value of the one cookie of our name, if there is one."""
         values: list[bytes] = []
-        for name, header in scope["headers"]:
+        for name, header in headers:
             if name == b"cookie":  # HTTP/2 may split the header (RFC 9113 8.2.3)
                 values += self._codec.values(header)
         if not values:
@@ -141,7 +142,8 @@ class SessionMiddleware:
     def headers(self, session: Session, message: Message) -> Message:
         """The response's start with what the session adds to its headers."""
         if session._used:
-            cookie = self._codec.set(session._life)
+            life = session._life
+            cookie = None if life.cookie is None else self._codec.set(life)
             message["headers"] = varied(message.get("headers", ()), cookie)
         return message
 

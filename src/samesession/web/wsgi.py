@@ -158,7 +158,9 @@ class _Response:
         if not session._used:
             return headers
         said = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        raw = varied(said, self._middleware._codec.set(session._life))
+        life = session._life
+        cookie = None if life.cookie is None else self._middleware._codec.set(life)
+        raw = varied(said, cookie)
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
