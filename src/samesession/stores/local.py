@@ -19,11 +19,9 @@ from pathlib import Path
 from threading import Lock
 
 import lmdb
-import msgspec
 
-from samesession.errors import ConfigError, StoreCorruptError, StoreUnavailableError
+from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.record import (
-    MARK_MS,
     Delta,
     Ending,
     Key,
@@ -36,6 +34,7 @@ from samesession.record import (
 )
 from samesession.settings import Url
 from samesession.store import Store
+from samesession.stores.blob import dumps, forget_ms, loads, readable
 
 SWEEP_BATCH = 100
 """A sweep of 500 held the write lock up to 74 ms (MEASURED 6)."""
@@ -43,11 +42,6 @@ SWEEP_BATCH = 100
 SWEEP_EVERY_MS = 1000
 RESERVED = 0.2
 """The share of the map that new anonymous sessions may not use: it is for those who are known."""
-
-_pack = msgspec.msgpack.Encoder().encode
-_unpack_record = msgspec.msgpack.Decoder(Record).decode
-_unpack_mark = msgspec.msgpack.Decoder(Mark).decode
-_RECORD, _MARK = b"r", b"m"
 
 
 class LocalStore:
@@ -70,7 +64,7 @@ class LocalStore:
         """See `Store`; every worker of the server reads the one map."""
         with self._map.begin() as txn:
             raw = txn.get(_name(key))
-        return None if raw is None else _decoded(key, bytes(raw))
+        return None if raw is None else loads(key, bytes(raw))
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
@@ -211,7 +205,7 @@ def _drop_if_over(txn: lmdb.Transaction, key: Key, now: int) -> bool:
     stored = _get(txn, key)
     if stored is None:
         return False
-    forget = _forget_ms(stored)
+    forget = forget_ms(stored)
     if forget > now:
         txn.put(_deadline(forget) + key.encode(), b"")
         return False
@@ -236,10 +230,9 @@ def _put(
 
     A touch moves no entry: the sweep finds the old one and enters the new deadline.
     """
-    kind = _RECORD if isinstance(value, Record) else _MARK
-    txn.put(_name(key), kind + _pack(value))
+    txn.put(_name(key), dumps(value))
     if before is None or isinstance(value, Mark):
-        txn.put(_deadline(_forget_ms(value)) + key.encode(), b"")
+        txn.put(_deadline(forget_ms(value)) + key.encode(), b"")
     principal = value.origin.principal if isinstance(value, Record) else None
     if before is None and principal is not None:
         txn.put(_member(principal, key), b"")
@@ -247,29 +240,10 @@ def _put(
         txn.delete(_member(before.origin.principal, key))
 
 
-def _forget_ms(value: Record | Mark) -> int:
-    return (value.ends_ms if isinstance(value, Record) else value.at_ms) + MARK_MS
-
-
 def _get(txn: lmdb.Transaction, key: Key) -> Record | Mark | None:
     """What is stored, for those who will write: something unreadable is as good as nothing."""
     raw = txn.get(_name(key))
-    try:
-        return None if raw is None else _decoded(key, bytes(raw))
-    except StoreCorruptError:
-        return None
-
-
-def _decoded(key: Key, raw: bytes) -> Record | Mark:
-    try:
-        if raw[:1] == _MARK:
-            return _unpack_mark(raw[1:])
-        record = _unpack_record(raw[1:])
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:  # text that is no UTF-8
-        raise StoreCorruptError(f"record {key} is unreadable: {error}") from None
-    if raw[:1] != _RECORD or record.key != key or not record.commits:
-        raise StoreCorruptError(f"record {key} is another one's")
-    return record
+    return None if raw is None else readable(key, bytes(raw))
 
 
 def _members(txn: lmdb.Transaction, principal: str) -> list[Key]:

@@ -1,0 +1,110 @@
+"""The SQL store's table, looked at and made: when a store opens, and by ``samesession doctor``.
+
+Everything here connects by itself, once, and blocks; it is for the start of a process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from samesession.errors import ConfigError
+from samesession.stores.sql_drivers import Target
+from samesession.stores.sql_table import SCHEMA, Statements
+
+log = logging.getLogger("samesession")
+
+CREATE = "samesession doctor URL --create makes it, --sql prints the statements"
+
+# What no waiting will change: wrong password, no such user, no such database, no access to it.
+_WRONG = frozenset({"28P01", "28000", "3D000", "42501", 1044, 1045, 1049, 1698})
+
+
+def checked(target: Target) -> Target:
+    """Return the target whose table is there and is ours.
+
+    A database that does not answer is no reason not to start: the store will say so when it is
+    asked, and go on when the database is back.
+
+    Raises:
+        ConfigError: wrong password, no such database, no table, or another schema.
+    """
+    engine = target.thread_engine(once=True)
+    try:
+        with engine.connect() as connection:
+            if target.dialect == "sqlite" and schema_of(connection, target) is None:
+                create(connection, target)
+            found = schema_of(connection, target)
+    except (SQLAlchemyError, OSError) as error:
+        wrong = what_is_wrong(error)
+        if wrong:
+            raise ConfigError(f"{target.name}: {wrong}") from None
+        log.warning("%s does not answer yet: %s", target.name, in_a_line(error))
+        return target
+    finally:
+        engine.dispose()
+    if found is None:
+        raise ConfigError(f"{target.name} has no table {target.table}; {CREATE}")
+    if found != SCHEMA:
+        raise ConfigError(
+            f"{target.name}: table {target.table} has schema {found}, this samesession has "
+            f"{SCHEMA}; install the samesession that made it, or name a new one (?table=)"
+        )
+    return target
+
+
+def schema_of(connection: Connection, target: Target) -> int | None:
+    """The schema's number; None when there is no table.
+
+    Raises:
+        ConfigError: there is a table of that name, and it is none of ours.
+    """
+    if not inspect(connection).has_table(target.table):
+        return None
+    try:
+        found = connection.execute(Statements(target.table).schema).scalar()
+    except DBAPIError as error:
+        if what_is_wrong(error):
+            raise
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"{target.name}: table {target.table} is not ours; name another one (?table=)"
+        )
+    return int(found)
+
+
+def create(connection: Connection, target: Target) -> None:
+    """Make the table; somebody else may be making it at the same time."""
+    statements = Statements(target.table)
+    statements.table.create(connection, checkfirst=True)
+    try:
+        connection.execute(statements.stamp(connection.dialect))
+    except IntegrityError:
+        return
+
+
+def ddl(target: Target) -> Sequence[str]:
+    """The statements that `create` sends, for whoever may not let a program do it."""
+    return Statements(target.table).ddl(target.thread_engine(once=True).dialect)
+
+
+def what_is_wrong(error: BaseException) -> str:
+    """What no waiting will change, in a line; nothing when the database may just be away."""
+    cause: Any = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlstate", None) or next(iter(getattr(cause, "args", ())), None)
+    text = in_a_line(error)
+    refused = "password authentication failed" in text or "does not exist" in text
+    no_file = "unable to open database file" in text or "file is not a database" in text
+    wrong = isinstance(code, str | int) and code in _WRONG
+    return text if wrong or refused or no_file else ""
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error's own words without the driver's decoration."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(cause).split()) or type(cause).__name__
