@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 
+from sqlalchemy.sql import Executable
+
 from samesession.errors import StoreUnavailableError
 from samesession.record import (
     MARK_MS,
@@ -32,13 +34,19 @@ from samesession.stores.blob import dumps, forget_ms, loads, readable
 from samesession.stores.sql_check import checked
 from samesession.stores.sql_drivers import Target
 from samesession.stores.sql_table import Statements
-from samesession.stores.sql_wire import ConflictError, LoopWire, Row, ThreadWire, Wire
+from samesession.stores.sql_wire import (
+    ConflictError,
+    LoopWire,
+    Row,
+    ThreadWire,
+    Wire,
+)
 
 TRIES = 100
 """Each time that one request must try again, another one's write has succeeded."""
 
 BATCH = 1000
-"""Rows a statement when all sessions of a principal are ended."""
+"""Rows a statement when all sessions of a principal are read or ended."""
 
 SWEEP_BATCH = 200
 SWEEP_EVERY_MS = 1000
@@ -98,10 +106,8 @@ class SqlStore:
     async def held_by(self, principal: str) -> list[Record]:
         """See `Store`."""
         now = self._clock_ms()
-        held = [
-            readable(Key(key), raw)
-            for key, raw in await self._wire.rows(self._say.held, owner=_owner(principal))
-        ]
+        rows = await self._rows(self._say.held, _owner(principal))
+        held = [readable(Key(key), raw) for key, raw in rows]
         live = [
             record
             for record in held
@@ -122,7 +128,7 @@ class SqlStore:
         late = (await self._live(owner, keep)).keys() - found.keys()
         if late:
             # Whoever rotated before we came to it had made its successor before; so it is in sight.
-            for key, raw in await self._wire.rows(self._say.marks, owner=owner):
+            for key, raw in await self._rows(self._say.marks, owner):
                 mark = readable(Key(key), raw)
                 if key != keep and isinstance(mark, Mark) and mark.successor in late:
                     last = await end_with_successors(self, mark.successor, ending)
@@ -160,8 +166,18 @@ class SqlStore:
             return False
 
     async def _live(self, owner: str, keep: Key | None) -> dict[Key, int]:
-        rows = await self._wire.rows(self._say.live, owner=owner)
+        rows = await self._rows(self._say.live, owner)
         return {Key(key): forget for key, forget in rows if key != keep}
+
+    async def _rows(self, statement: Executable, owner: str) -> list[Row]:
+        """A principal's rows, page by page."""
+        found: list[Row] = []
+        while True:
+            after = found[-1][0] if found else ""
+            page = await self._wire.rows(statement, owner=owner, after=after, most=BATCH)
+            found += page
+            if len(page) < BATCH:
+                return found
 
     async def _end_many(self, keys: Sequence[Key], ending: Ending) -> int:
         """End rows that are no marks yet; returns how many this call ended."""

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, inspect
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from samesession.errors import ConfigError
 from samesession.stores.sql_drivers import Target
 from samesession.stores.sql_table import SCHEMA, Statements
+from samesession.stores.sql_wire import codes_of, in_a_line
 
 log = logging.getLogger("samesession")
 
@@ -63,14 +64,12 @@ def schema_of(connection: Connection, target: Target) -> int | None:
     Raises:
         ConfigError: there is a table of that name, and it is none of ours.
     """
-    if not inspect(connection).has_table(target.table):
+    look = inspect(connection)
+    if not look.has_table(target.table):
         return None
-    try:
+    found = None
+    if {"id", "version"} <= {column["name"] for column in look.get_columns(target.table)}:
         found = connection.execute(Statements(target.table).schema).scalar()
-    except DBAPIError as error:
-        if what_is_wrong(error):
-            raise
-        found = None
     if found is None:
         raise ConfigError(
             f"{target.name}: table {target.table} is not ours; name another one (?table=)"
@@ -78,14 +77,29 @@ def schema_of(connection: Connection, target: Target) -> int | None:
     return int(found)
 
 
+# Several servers may start at once; SQLite's and PostgreSQL's tables come with all they need or
+# not at all, MySQL commits each statement.
+_ALONE = {
+    "sqlite": ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"),
+    "postgresql": ("BEGIN; SELECT pg_advisory_xact_lock(7305808)", "COMMIT", "ROLLBACK"),
+    "mysql": ("DO GET_LOCK('samesession', 10)", *("DO RELEASE_LOCK('samesession')",) * 2),
+}
+_ALONE["mariadb"] = _ALONE["mysql"]
+
+
 def create(connection: Connection, target: Target) -> None:
-    """Make the table; somebody else may be making it at the same time."""
+    """Make the table, if nobody else has made it meanwhile."""
     statements = Statements(target.table)
-    statements.table.create(connection, checkfirst=True)
+    begin, end, undo = _ALONE[target.dialect]
+    connection.exec_driver_sql(begin)
     try:
-        connection.execute(statements.stamp(connection.dialect))
-    except IntegrityError:
-        return
+        if schema_of(connection, target) is None:
+            statements.table.create(connection)
+            connection.execute(statements.stamp(connection.dialect))
+    except BaseException:
+        connection.exec_driver_sql(undo)
+        raise
+    connection.exec_driver_sql(end)
 
 
 def ddl(target: Target) -> Sequence[str]:
@@ -96,15 +110,8 @@ def ddl(target: Target) -> Sequence[str]:
 def what_is_wrong(error: BaseException) -> str:
     """What no waiting will change, in a line; nothing when the database may just be away."""
     cause: Any = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(cause, "sqlstate", None) or next(iter(getattr(cause, "args", ())), None)
     text = in_a_line(error)
     refused = "password authentication failed" in text or "does not exist" in text
+    insecure = "support SSL" in text or "CERTIFICATE" in text.upper()
     no_file = "unable to open database file" in text or "file is not a database" in text
-    wrong = isinstance(code, str | int) and code in _WRONG
-    return text if wrong or refused or no_file else ""
-
-
-def in_a_line(error: BaseException) -> str:
-    """An error's own words without the driver's decoration."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(cause).split()) or type(cause).__name__
+    return text if codes_of(cause) & _WRONG or refused or insecure or no_file else ""

@@ -76,14 +76,14 @@ class Target:
                 f"{url.scheme}://?table={table!r} is no table's name; use a-z, 0-9 and _ (up to 40)"
             )
         database = url.path.removeprefix("/")
+        if dialect == "sqlite" and (url.host or url.username):
+            raise ConfigError(
+                f"sqlite://{url.host} names a host; a file has three slashes: "
+                "sqlite:///file.db, or four from the root: sqlite:////folder/file.db"
+            )
         if not database:
             way = "sqlite:///file.db" if dialect == "sqlite" else f"{url.scheme}://host/database"
             raise ConfigError(f"{url.scheme}:// names no database; write {way}")
-        if dialect == "sqlite" and (url.host or url.username):
-            raise ConfigError(
-                f"{url.scheme}://{url.host}… names a host; a file has three slashes: "
-                "sqlite:///file.db, or four from the root: sqlite:////folder/file.db"
-            )
         host = None if dialect == "sqlite" else url.host or "127.0.0.1"
         port = None if dialect == "sqlite" else url.port or _PORTS[dialect]
         made = URL.create(dialect, url.username, url.password, host, port, database)
@@ -146,10 +146,7 @@ class Target:
         if self.authorities is None:
             return {}
         file = None if self.authorities == "system" else self.authorities
-        try:
-            return {"ssl": ssl.create_default_context(cafile=file)}
-        except OSError as error:
-            raise ConfigError(f"{self.dialect}://?ca={file!r} cannot be read: {error}") from None
+        return {"ssl": ssl.create_default_context(cafile=file)}
 
     def _psycopg(self) -> Callable[[], Any]:
         import psycopg  # noqa: PLC0415  (one driver of several)
@@ -208,7 +205,14 @@ def _authorities(url: Url) -> str | None:
     asked = url.parameters.get("tls", "0")
     if asked not in {"0", "1"}:
         raise ConfigError(f"{url.scheme}://?tls={asked!r}; write 1 (verified TLS) or 0")
-    return url.parameters.get("ca", "system" if asked == "1" else None)
+    file = url.parameters.get("ca")
+    if file is None:
+        return "system" if asked == "1" else None
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"{url.scheme}://?ca={file!r} cannot be read: {error}") from None
+    return file
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -79,7 +79,7 @@ class Statements:
             postgresql_with={"fillfactor": 80},  # room for the next version on the same page
         )
         self._indexes = (
-            Index(f"{name}_principal", table.c.principal),
+            Index(f"{name}_principal", table.c.principal, table.c.ended, table.c.id),
             Index(f"{name}_forget_ms", table.c.forget_ms),
         )
         mine = table.c.id == bindparam("key")
@@ -102,12 +102,10 @@ class Statements:
                 data=bindparam("raw"),
             )
         )
-        held = table.c.principal == bindparam("owner")
-        self.held: Executable = select(table.c.id, table.c.data).where(held, table.c.ended == 0)
-        self.live: Executable = select(table.c.id, table.c.forget_ms).where(
-            held, table.c.ended == 0
-        )
-        self.marks: Executable = select(table.c.id, table.c.data).where(held, table.c.ended == 1)
+        # In pages: a principal may hold more than can be read within a deadline.
+        self.held: Executable = _page(table, table.c.data, ended=0)
+        self.live: Executable = _page(table, table.c.forget_ms, ended=0)
+        self.marks: Executable = _page(table, table.c.data, ended=1)
         self.end_many: Update = (
             update(table)
             .where(table.c.id.in_(bindparam("keys", expanding=True)), table.c.ended == 0)
@@ -163,3 +161,17 @@ class Statements:
         texts = [str(element.compile(dialect=dialect)).strip() for element in made]
         stamp = self.stamp(dialect).compile(dialect=dialect, compile_kwargs={"literal_binds": True})
         return [*texts, str(stamp)]
+
+
+def _page(table: Table, column: Any, *, ended: int) -> Executable:
+    """A principal's rows in the order of the index, after a key."""
+    return (
+        select(table.c.id, column)
+        .where(
+            table.c.principal == bindparam("owner"),
+            table.c.ended == ended,
+            table.c.id > bindparam("after"),
+        )
+        .order_by(table.c.id)
+        .limit(bindparam("most"))
+    )

@@ -276,8 +276,7 @@ _CONFLICTS = frozenset({"40P01", "40001", 1213, 1205, 1020})
 def _translated(error: BaseException, target: Target, breaker: CircuitBreaker) -> Exception:
     """A driver's errors in our words."""
     cause: Any = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(cause, "sqlstate", None) or next(iter(getattr(cause, "args", ())), None)
-    if isinstance(code, str | int) and code in _CONFLICTS:
+    if codes_of(cause) & _CONFLICTS:
         return ConflictError()
     breaker.failed()
     if isinstance(error, PoolTimeoutError):
@@ -285,9 +284,22 @@ def _translated(error: BaseException, target: Target, breaker: CircuitBreaker) -
             f"{target.name}: all {target.pool} connections were busy for {target.deadline_s:g} s; "
             "raise ?pool="
         )
-    reason = " ".join(str(cause).split()) or type(cause).__name__
+    reason = in_a_line(error)
     known = isinstance(error, DBAPIError) and error.connection_invalidated
     if not (known or isinstance(cause, OSError | asyncio.CancelledError | TimeoutError)):
         # No table, no permission, read-only replica: a wrong set-up, told in the log too.
         log.error("%s refused a statement: %s", target.name, reason)
     return StoreUnavailableError(f"{target.name}: {reason}")
+
+
+def codes_of(cause: Any) -> frozenset[str | int]:
+    """The SQLSTATE and the number of a driver's error, as far as it has them."""
+    first = next(iter(getattr(cause, "args", ())), None)
+    codes = (getattr(cause, "sqlstate", None), first)
+    return frozenset(code for code in codes if isinstance(code, str | int))
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error's own words without the driver's decoration."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(cause).split()) or type(cause).__name__
