@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from samesession.errors import ConfigError
 from samesession.lab import databases, engines
 from samesession.lab.daemon import Daemon
+from samesession.record import Applied
 from samesession.settings import Url
 from samesession.store import Store
 from samesession.stores import sql_check
 from samesession.stores.sql_drivers import Target
 from samesession.strategies import strategy_of
-from samesession.testing import StoreContract
+from samesession.testing import StoreContract, created, ending, fresh_key, now_ms
 
 
 class TestMemory(StoreContract):
@@ -110,3 +112,41 @@ class TestPostgres(OfDatabase):
 
 class TestMariaDB(OfDatabase):
     server = databases.MariaDB
+
+
+class TestMemcached(StoreContract):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _engine(cls) -> Iterator[None]:
+        with databases.Memcached() as engine:
+            cls.url = f"{engine.url}?deadline=2s"
+            yield
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+    def open_threads(self) -> Store:
+        return strategy_of(self.url).open_threads()
+
+    def test_a_principal_holds_its_live_records(self) -> None:
+        """It cannot say, and says so; signing in works all the same."""
+
+        async def check(store: Store) -> None:
+            key = fresh_key()
+            await store.admit("ann", key, now_ms() + 1000)
+            assert isinstance(await store.commit(created(key, "ann", a=b"1")), Applied)
+            with pytest.raises(ConfigError, match="no index of principals"):
+                await store.held_by("ann")
+            await store.end(key, ending())
+            await store.dismiss("ann", key)
+
+        self.run(check)
+
+    def test_sign_out_everywhere_ends_all_but_the_kept(self) -> None:
+        """It cannot, and says what could."""
+
+        async def check(store: Store) -> None:
+            with pytest.raises(ConfigError, match="redis://, postgresql://"):
+                await store.end_all("ann", ending())
+
+        self.run(check)

@@ -43,6 +43,7 @@ SCHEMES = {
     "redis+unix": Scheme("external", "samesession.stores.redis", extra="redis"),
     "valkey": Scheme("external", "samesession.stores.redis", extra="redis"),
     "valkeys": Scheme("external", "samesession.stores.redis", extra="redis"),
+    "memcached": Scheme("external", "samesession.stores.memcached", extra="memcached"),
     "sqlite": Scheme("external", "samesession.stores.sql", extra="sql"),
     "postgresql": Scheme("external", "samesession.stores.sql", extra="sql-postgresql"),
     "mysql": Scheme("external", "samesession.stores.sql", extra="sql-mysql"),
