@@ -27,6 +27,7 @@ from samesession.sessions import now_ms
 from samesession.settings import Limits
 from samesession.store import Store
 from samesession.stores.memcached import MemcachedStore
+from samesession.stores.moving import Moving
 from samesession.stores.redis import RedisStore
 from samesession.stores.sql import SqlStore
 from samesession.strategies import strategy_of
@@ -68,6 +69,10 @@ def stepping(store: Store) -> Store:
         wired: Any = copy(store)
         wired._wire = Stepping(store._wire)
         return wired
+    if isinstance(store, Moving):
+        moving: Any = copy(store)
+        moving._old, moving._new = Stepping(store._old), Stepping(store._new)
+        return moving
     return Stepping(store)
 
 

@@ -11,30 +11,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tables import make_table, started
 
 from samesession._bridge import ready
 from samesession.errors import ConfigError, StoreUnavailableError
-from samesession.lab import databases
 from samesession.lab.daemon import Daemon
 from samesession.record import MARK_MS, Applied, Ended, Key, Mark, Reason, Record
 from samesession.settings import Url
 from samesession.store import Store
-from samesession.stores import sql, sql_check
+from samesession.stores import sql
 from samesession.stores.sql import SqlStore
 from samesession.stores.sql_drivers import Target
 from samesession.strategies import strategy_of
 from samesession.testing import changed, created, ending, fresh_key, now_ms, values_of
 
-SERVERS: dict[str, Callable[[], Daemon]] = {
-    "postgresql": databases.Postgres,
-    "mariadb": databases.MariaDB,
-}
 DEADLINE_S = 0.25
 SLACK_S = 0.5  # other people work on this machine
 
@@ -68,34 +63,17 @@ class Database:
         return rows
 
 
-def make_table(url: str) -> None:
-    """As `samesession doctor URL --create` does."""
-    target = Target.of(Url.parse(url))
-    engine = target.thread_engine(once=True)
-    with engine.connect() as connection:
-        sql_check.create(connection, target)
-    engine.dispose()
-
-
-@pytest.fixture(scope="module", params=["sqlite", *SERVERS])
-def database(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Database]:
-    with ExitStack() as stack:
-        if request.param == "sqlite":
-            yield Database(f"sqlite:///{tmp_path_factory.mktemp('sql')}/sessions.db", None)
-            return
-        server = stack.enter_context(SERVERS[request.param]())
-        make_table(server.url)
-        yield Database(server.url, server)
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    with started(request.param) as (url, server):
+        yield Database(url, server)
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
 def server(request: pytest.FixtureRequest) -> Iterator[Database]:
     """One that this test alone may hurt."""
-    with SERVERS[request.param]() as server:
-        make_table(server.url)
-        yield Database(server.url, server)
+    with started(request.param) as (url, server):
+        yield Database(url, server)
 
 
 # --- conflicts ------------------------------------------------------------------------------------

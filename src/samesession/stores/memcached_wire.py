@@ -45,8 +45,8 @@ class Wire(Protocol):
         """Store where still is what was seen."""
         ...
 
-    async def version(self) -> str:
-        """The server's version."""
+    async def stats(self) -> dict[str, str]:
+        """What the server says about itself."""
         ...
 
     async def close(self) -> None:
@@ -84,9 +84,10 @@ class ThreadWire:
         """See `Wire`."""
         return bool(self._run(lambda client: client.cas(key, value, seen, expire, noreply=False)))
 
-    async def version(self) -> str:
+    async def stats(self) -> dict[str, str]:
         """See `Wire`."""
-        return str(self._run(lambda client: client.version()).decode())
+        told = self._run(lambda client: client.stats())
+        return {_text(name): _text(value) for name, value in told.items()}
 
     async def close(self) -> None:
         """See `Wire`; a later call connects again."""
@@ -149,11 +150,12 @@ class LoopWire:
             lambda client: client.cas(key.encode(), value, seen, exptime=expire)
         )
 
-    async def version(self) -> str:
+    async def stats(self) -> dict[str, str]:
         """See `Wire`."""
         host, port, *_ = self._target
         address = emcache.MemcachedHostAddress(host, port)
-        return str(await self._here().run(lambda client: client.version(address)))
+        told: dict[str, str] = await self._here().run(lambda client: client.stats(address))
+        return told
 
     async def close(self) -> None:
         """See `Wire`; connections of other loops went with their loops."""
@@ -242,3 +244,7 @@ class _Pool:
 
 def _unavailable(name: str, error: Exception) -> StoreUnavailableError:
     return StoreUnavailableError(f"{name}: {str(error) or type(error).__name__}")
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

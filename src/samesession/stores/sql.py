@@ -139,11 +139,11 @@ class SqlStore:
         """See `Store`."""
         await self._wire.close()
 
-    async def page(self, after: str, most: int) -> list[Key]:
-        """Keys of live records in their order, for moving a whole store."""
-        return [
-            Key(key) for (key,) in await self._wire.rows(self._say.page, after=after, most=most)
-        ]
+    async def keys(self, cursor: str, most: int) -> tuple[list[Key], str]:
+        """See `samesession.stores.listing.Listing`; in the order of the primary key."""
+        rows = await self._wire.rows(self._say.page, after=cursor, most=most)
+        keys = [Key(key) for (key,) in rows]
+        return keys, keys[-1] if len(keys) == most else ""
 
     async def _row(self, key: Key) -> Row | None:
         rows = await self._wire.rows(self._say.load, key=key)

@@ -6,8 +6,11 @@ Everything here connects by itself, once, and blocks; it is for the start of a p
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -18,6 +21,9 @@ from samesession.stores.sql_table import SCHEMA, Statements
 from samesession.stores.sql_wire import codes_of, in_a_line
 
 log = logging.getLogger("samesession")
+
+T = TypeVar("T")
+PATIENCE_S = 5.0
 
 CREATE = "samesession doctor URL --create makes it, --sql prints the statements"
 
@@ -34,6 +40,9 @@ def checked(target: Target) -> Target:
     Raises:
         ConfigError: wrong password, no such database, no table, or another schema.
     """
+    if target.dialect == "sqlite":
+        with suppress(OSError):  # it will say so itself
+            os.close(os.open(target.url.database or "", os.O_CREAT | os.O_RDWR, 0o600))
     engine = target.thread_engine(once=True)
     try:
         with engine.connect() as connection:
@@ -56,6 +65,22 @@ def checked(target: Target) -> Target:
             f"{SCHEMA}; install the samesession that made it, or name a new one (?table=)"
         )
     return target
+
+
+def once(target: Target, work: Callable[[Connection], T]) -> T:
+    """Do something on a connection of its own, in front of somebody who waits.
+
+    Raises:
+        ConfigError: the database's own words when it cannot be done.
+    """
+    engine = replace(target, deadline_s=max(target.deadline_s, PATIENCE_S)).thread_engine(once=True)
+    try:
+        with engine.connect() as connection:
+            return work(connection)
+    except (SQLAlchemyError, OSError) as error:
+        raise ConfigError(f"{target.name}: {in_a_line(error)}") from None
+    finally:
+        engine.dispose()
 
 
 def schema_of(connection: Connection, target: Target) -> int | None:

@@ -301,5 +301,7 @@ def codes_of(cause: Any) -> frozenset[str | int]:
 
 def in_a_line(error: BaseException) -> str:
     """An error's own words without the driver's decoration."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause: Any = error.orig if isinstance(error, DBAPIError) else error
+    if len(getattr(cause, "args", ())) == 2:  # MySQL's: a number and a text
+        cause = cause.args[1]
     return " ".join(str(cause).split()) or type(cause).__name__
