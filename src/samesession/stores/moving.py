@@ -104,12 +104,16 @@ class Moving:
                 if self._write_old:
                     mark = await self._old.end(key, ending)
                     if not _has_moved(mark, key):
-                        await self._new.end(key, _ending_of(mark))
-                        return mark
+                        stands = await self._new.end(key, _ending_of(mark))
+                        return mark if stands.token == mark.token else stands
                 else:
                     await self.move(key)  # its final contents are the new store's to return
         mark = await self._new.end(key, ending)
-        await self._old.end(key, ending)
+        there = await self._old.end(key, ending)
+        went_on = there.successor
+        if ending.reason.final and went_on is not None and went_on != key:
+            # Just now, by somebody who had not seen our mark: so that is over, too.
+            await end_with_successors(self, went_on, ending)
         return mark
 
     async def admit(self, principal: str, key: Key, until_ms: int) -> None:
