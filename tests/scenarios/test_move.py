@@ -100,5 +100,3 @@ def test_nobody_is_logged_out_and_nothing_is_lost_while_redis_is_left_for_postgr
         assert visitor.wrong == []
     assert answered > 200
     assert complaints == []
-
-
