@@ -83,6 +83,8 @@ class Statements:
             Index(f"{name}_forget_ms", table.c.forget_ms),
         )
         mine = table.c.id == bindparam("key")
+        # No number that somebody writes there makes the next one impossible.
+        following = table.c.version % literal_column(str(1 << 62)) + 1
         self.load: Executable = select(table.c.version, table.c.data).where(mine)
         self.insert: Insert = insert(table).values(
             id=bindparam("key"),
@@ -96,7 +98,7 @@ class Statements:
             update(table)
             .where(mine, table.c.version == bindparam("seen"))
             .values(
-                version=table.c.version + 1,
+                version=following,
                 ended=bindparam("over"),
                 forget_ms=bindparam("until"),
                 data=bindparam("raw"),
@@ -110,7 +112,7 @@ class Statements:
             update(table)
             .where(table.c.id.in_(bindparam("keys", expanding=True)), table.c.ended == 0)
             .values(
-                version=table.c.version + 1,
+                version=following,
                 ended=1,
                 forget_ms=bindparam("until"),
                 data=bindparam("raw"),
