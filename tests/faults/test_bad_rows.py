@@ -64,14 +64,13 @@ class Archive:
 def archive(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Archive]:
-    with started(request.param) as (url, _):
-        with Site(f"{url}?deadline=2s", servers=1) as site:
-            engine = Target.of(Url.parse(f"{url}?deadline=5s")).thread_engine(once=True)
-            with engine.connect() as connection:
-                folder = tmp_path_factory.mktemp("archive")
-                yield Archive(request.param, site, connection, folder)
-            engine.dispose()
-            assert site.complaints() == []
+    with started(request.param) as (url, _), Site(f"{url}?deadline=2s", servers=1) as site:
+        engine = Target.of(Url.parse(f"{url}?deadline=5s")).thread_engine(once=True)
+        with engine.connect() as connection:
+            folder = tmp_path_factory.mktemp("archive")
+            yield Archive(request.param, site, connection, folder)
+        engine.dispose()
+        assert site.complaints() == []
 
 
 def test_no_poison_in_a_row_harms_any_request(archive: Archive, figure: Figure) -> None:
