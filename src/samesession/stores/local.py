@@ -12,11 +12,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
 from samesession.errors import ConfigError, StoreCorruptError, StoreUnavailableError
 from samesession.record import (
-    MARK_MS,
     Delta,
     Ending,
     Key,
@@ -29,6 +26,7 @@ from samesession.record import (
 )
 from samesession.settings import Url
 from samesession.store import Store
+from samesession.stores.blob import dumps, forget_ms, loads
 from samesession.stores.lmdb_map import (
     Map,
     MapError,
@@ -49,10 +47,6 @@ RESERVED = 0.2
 """The share of the map that new anonymous sessions may not use: it is for those who are known."""
 
 T = TypeVar("T")
-_pack = msgspec.msgpack.Encoder().encode
-_unpack_record = msgspec.msgpack.Decoder(Record).decode
-_unpack_mark = msgspec.msgpack.Decoder(Mark).decode
-_RECORD, _MARK = b"r", b"m"
 
 
 class LocalStore:
@@ -110,6 +104,19 @@ class LocalStore:
         """See `Store`; the map itself stays for the server's next process."""
         self._map.close()
 
+    async def keys(self, cursor: str, most: int) -> tuple[list[Key], str]:
+        """See `samesession.stores.listing.Listing`; in the order of the map."""
+        keys: list[Key] = []
+        with self._map.here.begin() as txn, txn.cursor() as names:
+            names.set_range(_name(Key(cursor + "\0" if cursor else "")))
+            for found in names.iternext(values=False):
+                name = bytes(found)
+                if not name.startswith(b"s") or len(keys) == most:
+                    break
+                if name.isascii():
+                    keys.append(Key(name[1:].decode()))
+        return keys, keys[-1] if len(keys) == most else ""
+
     # -- the map -----------------------------------------------------------------------------------
 
     def _write(self, step: Callable[..., T], *arguments: Any) -> T:
@@ -158,7 +165,7 @@ class _Read:
         kept = self._kept.get(key)
         if kept is not None and kept[0] == raw:
             return kept[1]
-        value = _decoded(key, raw)
+        value = loads(key, raw)
         self.keep(key, raw, value)
         return value
 
@@ -174,7 +181,7 @@ def _drop_if_over(txn: Transaction, key: Key, now: int) -> bool:
     stored = _get(txn, key)
     if stored is None:
         return False
-    forget = _forget_ms(stored)
+    forget = forget_ms(stored)
     if forget > now:
         txn.put(_deadline(forget) + key.encode(), b"")
         return False
@@ -218,21 +225,17 @@ def _put(
 
     A touch moves no entry: the sweep finds the old one and enters the new deadline.
     """
-    raw = (_RECORD if isinstance(value, Record) else _MARK) + _pack(value)
+    raw = dumps(value)
     txn.put(_name(key), raw)
     if isinstance(before, Record) and isinstance(value, Record):
         return raw
-    txn.put(_deadline(_forget_ms(value)) + key.encode(), b"")
+    txn.put(_deadline(forget_ms(value)) + key.encode(), b"")
     principal = value.origin.principal if isinstance(value, Record) else None
     if before is None and principal is not None:
         txn.put(_member(principal, key), b"")
     if isinstance(value, Mark) and isinstance(before, Record) and before.origin.principal:
         txn.delete(_member(before.origin.principal, key))
     return raw
-
-
-def _forget_ms(value: Record | Mark) -> int:
-    return (value.ends_ms if isinstance(value, Record) else value.at_ms) + MARK_MS
 
 
 def _get(txn: Transaction, key: Key, read: _Read | None = None) -> Record | Mark | None:
@@ -242,18 +245,6 @@ def _get(txn: Transaction, key: Key, read: _Read | None = None) -> Record | Mark
         return None if raw is None else (read or _Read()).decoded(key, bytes(raw))
     except StoreCorruptError:
         return None
-
-
-def _decoded(key: Key, raw: bytes) -> Record | Mark:
-    try:
-        if raw[:1] == _MARK:
-            return _unpack_mark(raw[1:])
-        record = _unpack_record(raw[1:])
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:  # text that is no UTF-8
-        raise StoreCorruptError(f"record {key} is unreadable: {error}") from None
-    if raw[:1] != _RECORD or record.key != key or not record.commits:
-        raise StoreCorruptError(f"record {key} is another one's")
-    return record
 
 
 def _members(txn: Transaction, principal: str) -> list[Key]:
