@@ -67,6 +67,7 @@ class Tools(Struct, frozen=True):
     Attributes:
         clock: milliseconds since the epoch.
         random: that many unpredictable bytes (`samesession._random`).
+        login_keys: see `Life`.
     """
 
     signer: Signer
@@ -74,6 +75,7 @@ class Tools(Struct, frozen=True):
     counts: Counts
     clock: Callable[[], int]
     random: Callable[[int], bytes]
+    login_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +110,24 @@ class Lifecycle:
 
     # -- open ------------------------------------------------------------------------------------
 
-    async def open(self, value: bytes | None, client: Callable[[], Client] = Client) -> Session:
-        """See `Sessions.open`."""
+    async def open(
+        self,
+        value: bytes | None,
+        client: Callable[[], Client] = Client,
+        kind: type[Session] = Session,
+    ) -> Session:
+        """See `Sessions.open`; ``kind`` is how a framework calls it."""
         now = self._clock()
         life = Life(now, self._tools.limits.size_bytes, client)
         _request.set(life)
+        if self._tools.login_keys:
+            life.login_keys = self._tools.login_keys
         if value is None:
-            return Session(life)
+            return kind(life)
         token = self._signer.loads(value, now_ms=now)
         if isinstance(token, Refusal):
             self._counts.add(token.value)
-            return Session(life)
+            return kind(life)
         life.token, seen = token, token.version
         life.seen = seen.number
         try:
@@ -130,7 +139,7 @@ class Lifecycle:
             self._counts.add("corrupt")
         else:
             self._judge(life, seen, found, now)
-        session = Session(life)
+        session = kind(life)
         if len(life.base) != len(life.saved):
             self._counts.add("corrupt", len(life.saved) - len(life.base))
         return session
@@ -213,6 +222,7 @@ class Lifecycle:
         session.mark_accessed()
         life = session._life
         try:
+            session.follow()
             if life.leaving is not None:
                 await self._leave(session, life, life.leaving)
             elif life.record is not None:

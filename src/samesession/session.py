@@ -70,6 +70,8 @@ class Life:
         saved: the encoded values as loaded or last committed.
         base: the decoded values that stood in the dict then.
         changeable: keys of `base` whose values can change in place.
+        login_keys: a change of the first is a login or logout; the others are written with it.
+        persistent: this cookie has Max-Age though the setting says no.
         room: bytes that may still be written at least, once something was.
     """
 
@@ -91,6 +93,8 @@ class Life:
     base: Mapping[str, Any] = _NOTHING
     room: int | None = None
     changeable: Sequence[str] = ()
+    login_keys: Sequence[str] = ()
+    persistent = False
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
         """Begin."""
@@ -260,6 +264,31 @@ class Session(dict[str, Any]):
         except (SessionTooLargeError, ValueNotStorableError):
             self._life.told = True
             raise
+
+    def follow(self) -> None:
+        """Take a change of the first login key for the login or logout that it is (S6).
+
+        For applications that mark it themselves: what stood beside a login stays, what stood beside
+        another principal goes, and after a logout the rest goes on under a new id.
+        """
+        life = self._life
+        if not life.login_keys or life.leaving is Reason.LOGIN:
+            return
+        value, before = dict.get(self, life.login_keys[0]), life.base.get(life.login_keys[0])
+        if value == before:
+            return
+        contents, principal = dict.copy(self), "" if value is None else str(value)
+        if not principal:
+            self.logout()
+            self.update(contents)
+        elif life.principal in {None, principal}:
+            self.login(principal)
+        else:
+            base = dict(life.base)
+            mine = {k: v for k, v in contents.items() if base.get(k, _MISSING) is not v}
+            mine.update({k: contents[k] for k in life.login_keys if k in contents})
+            self.login(principal)
+            self.update(mine)
 
     def unchanged(self) -> bool:
         """Whether C calls can tell that nothing changed; False: compare closely."""

@@ -52,7 +52,7 @@ class CookieCodec:
             gone = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
             return f"{self._name}={self._attributes}{gone}"
         age = ""
-        if self._persistent and life.token is not None:
+        if (self._persistent or life.persistent) and life.token is not None:
             age = f"; Max-Age={max(0, (life.token.absolute_ms - life.arrived_ms) // 1000)}"
         return f"{self._name}={life.cookie}{self._attributes}{age}"
 

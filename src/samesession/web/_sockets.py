@@ -107,7 +107,7 @@ class _Socket:
         self._committing = committing
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._received: asyncio.Future[Message] | None = None
-        self._closed = False
+        self._closed = self._ending = False
 
     async def run(self, app: Callable[..., Awaitable[None]]) -> None:
         life = self.session._life
@@ -138,13 +138,14 @@ class _Socket:
         # Kept when this wait is cancelled (a handler's time-out): no message is lost.
         either: set[asyncio.Future[Any]] = {self._received, self._over}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not self._received.done():
+        if self._ending:
+            await self._over  # a handler that returns before the close is sent would lose its code
             return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
         message, self._received = self._received, None
         return self._noted(message.result())
 
     async def send(self, message: Message) -> None:
-        if self._over.done():
+        if self._ending:
             # As a server says it when the client has gone: Starlette turns it into a disconnect.
             raise OSError("the session of this websocket has ended")
         await self._committing(self._noted(message))
@@ -152,9 +153,15 @@ class _Socket:
             self.watched = self.session._life.record.key
 
     async def close(self) -> None:
-        if not (self._over.done() or self._closed):
-            self._over.set_result(None)
+        if self._ending or self._closed:
+            return
+        self._ending = True
+        if self._received is not None:
+            self._received.cancel()  # granian sends no close while somebody receives
+        try:
             await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
+        finally:
+            self._over.set_result(None)
 
     def _noted(self, message: Message) -> Message:
         if message["type"] in _LAST:
@@ -163,8 +170,8 @@ class _Socket:
 
     async def _refuse(self, error: Exception | None) -> bool:
         """Say that something was not done; False when nobody is there to hear it."""
-        if self._closed or self._over.done():
-            return self._over.done()
+        if self._closed or self._ending:
+            return self._ending
         accepted = self.session._life.started
         if accepted or "websocket.http.response" not in self._scope.get("extensions", {}):
             await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})

@@ -15,6 +15,7 @@ from typing import Any
 from samesession.errors import RetryableError
 from samesession.session import Client, Session
 from samesession.sessions import Sessions
+from samesession.web._checks import check_once, check_sessions
 from samesession.web._http import (
     CookieCodec,
     client_of,
@@ -38,13 +39,20 @@ TRY_AGAIN_LATER = 1013
 class SessionMiddleware:
     """Gives every http and websocket request its session."""
 
+    kind: type[Session] = Session
+
     def __init__(self, app: App, sessions: Sessions) -> None:
         """Wrap ``app``.
 
         Args:
             app: any ASGI application.
             sessions: shared by all requests; closed when the server shuts down.
+
+        Raises:
+            ConfigError: installed twice, or no `Sessions`.
         """
+        check_sessions(sessions, "SessionMiddleware(app, sessions)")
+        check_once(app, SessionMiddleware)
         self.app = app
         self.sessions = sessions
         self._core = sessions.loops
@@ -76,7 +84,7 @@ class SessionMiddleware:
             # Which of the two is meant cannot be known, and one may be planted.
             self.sessions.counts.add("ambiguous")
             value = None
-        session = await self._core.open(value, partial(_client, scope))
+        session = await self._core.open(value, partial(_client, scope), self.kind)
         scope["session"] = session
         return session
 

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any
 
 from samesession._bridge import ready
-from samesession.errors import RetryableError
+from samesession.errors import ConfigError, RetryableError
 from samesession.lifecycle import Lifecycle
 from samesession.session import Client, Session
 from samesession.sessions import BlockingSessions, Sessions
+from samesession.web._checks import check_once, check_sessions, is_asgi
 from samesession.web._http import (
     CookieCodec,
     client_of,
@@ -38,8 +39,21 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 class SessionMiddleware:
     """Gives every request its session."""
 
+    kind: type[Session] = Session
+
     def __init__(self, app: App, sessions: Sessions) -> None:
-        """Wrap ``app``; ``sessions`` is shared by all requests and threads."""
+        """Wrap ``app``; ``sessions`` is shared by all requests and threads.
+
+        Raises:
+            ConfigError: installed twice, no `Sessions`, or an ASGI application.
+        """
+        check_sessions(sessions, "SessionMiddleware(app, sessions)")
+        check_once(app, SessionMiddleware)
+        if is_asgi(app):
+            raise ConfigError(
+                "samesession.web.wsgi wraps WSGI applications, and this one is ASGI; "
+                "write: from samesession.web.asgi import SessionMiddleware"
+            )
         self.app = app
         self.sessions = sessions
         self._blocking: BlockingSessions = sessions.blocking
@@ -48,7 +62,7 @@ class SessionMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        session = self._open(environ)
+        session = self.open(environ)
         environ["samesession"] = session
         response = _Response(self, session, environ, start_response)
         body: Iterable[bytes] = ()
@@ -59,14 +73,26 @@ class SessionMiddleware:
             _close(body)
             return response.failed(error)
 
-    def _open(self, environ: Environ) -> Session:
+    def open(self, environ: Environ) -> Session:
+        """Open the session that a request's cookie names."""
         header = environ.get("HTTP_COOKIE", "")
         values = self._codec.values(header.encode("latin-1", "replace")) if header else []
         if len(values) > 1:
             # Which of the two is meant cannot be known, and one may be planted.
             self.sessions.counts.add("ambiguous")
             values = []
-        return self._blocking.open(values[0] if values else None, partial(_client, environ))
+        value = values[0] if values else None
+        return self._blocking.open(value, partial(_client, environ), self.kind)
+
+    def headers(self, session: Session, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """A response's headers with what the session adds to them."""
+        if not session._used:
+            return headers
+        raw = varied([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
+        if session._life.cookie is not None:
+            cookie = self._codec.set(session._life).encode("latin-1")
+            raw = [*uncached(raw), (b"Set-Cookie", cookie)]
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
 class _Response:
@@ -122,7 +148,8 @@ class _Response:
         self._middleware._blocking.finish(self._session)
         self._session._life.started = True
         status, headers, exc_info = self._said
-        self._write = self._start_response(status, self._headers(headers), exc_info)
+        headers = self._middleware.headers(self._session, headers)
+        self._write = self._start_response(status, headers, exc_info)
 
     def failed(self, error: Exception) -> Iterable[bytes]:
         """Answer 503 when the session was the reason, whatever the application made of it.
@@ -153,16 +180,6 @@ class _Response:
         core = self._middleware._core
         if core.uncommitted(self._session):
             ready(nothing_left(core, self._session))
-
-    def _headers(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        session = self._session
-        if not session._used:
-            return headers
-        raw = varied([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
-        if session._life.cookie is not None:
-            cookie = self._middleware._codec.set(session._life).encode("latin-1")
-            raw = [*uncached(raw), (b"Set-Cookie", cookie)]
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
 class _Body:
