@@ -70,7 +70,7 @@ class FlaskSession(Session):
             self.mark_accessed()
 
 
-ABCMeta.register(SessionMixin, FlaskSession)
+cast(ABCMeta, SessionMixin).register(FlaskSession)
 
 
 class _Middleware(SessionMiddleware):
