@@ -251,7 +251,7 @@ class Lifecycle:
             removes=changes.removes,
             at_least=record.version,
             floor=life.seen,
-            keep_empty=record.origin.principal is not None,
+            keep_empty=life.keep_empty or record.origin.principal is not None,
         )
         outcome = await self._commit(delta)
         if isinstance(outcome, Lost):
@@ -312,7 +312,7 @@ class Lifecycle:
         """Store a session for the first time, if there is anything to store."""
         changes = session.changes()
         signs_in = life.principal is not None
-        if not (changes or signs_in):
+        if not (changes or signs_in or life.keep_empty):
             return
         now = self._clock()
         absent_and_late = life.token is not None and now - life.arrived_ms > LATE_MS

@@ -72,6 +72,7 @@ class Life:
         changeable: keys of `base` whose values can change in place.
         login_keys: a change of the first is a login or logout; the others are written with it.
         persistent: this cookie has Max-Age though the setting says no.
+        keep_empty: a session without a key is kept all the same (Django's `save`).
         room: bytes that may still be written at least, once something was.
     """
 
@@ -95,6 +96,7 @@ class Life:
     changeable: Sequence[str] = ()
     login_keys: Sequence[str] = ()
     persistent = False
+    keep_empty = False
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
         """Begin."""

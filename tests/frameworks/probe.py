@@ -19,7 +19,6 @@ from samesession import Sessions
 from samesession._bridge import ready
 from samesession.errors import RetryableError
 
-sessions = Sessions.from_env()
 SERVER = os.environ.get("SAMESESSION_SERVER", "s1")
 Open = Callable[[], Awaitable[Any]]
 
@@ -46,6 +45,7 @@ class Reply:
 class Probe:
     """Its routes over one kind of verbs: coroutines of a loop, or those that never suspend."""
 
+    counts: Mapping[str, int]
     verbs: Any
     sleep: Callable[[float], Awaitable[None]]
     commit: Callable[[Any], Awaitable[None]]
@@ -60,7 +60,7 @@ class Probe:
             case "GET", "health" | "api", *_ if parts[-1] in {"health", "plain"}:
                 return self._said()
             case "GET", "api", "counts":
-                return self._said(**sessions.counts)
+                return self._said(**self.counts)
             case "GET", "api", "session":
                 return self.read(await opened())
             case "PUT", "api", "session", key:
@@ -190,14 +190,15 @@ async def _sleep_blocking(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def on_loops() -> Probe:
+def on_loops(sessions: Sessions) -> Probe:
     """The probe for event loops."""
-    return Probe(sessions.loops, asyncio.sleep, sessions.commit)
+    return Probe(sessions.counts, sessions.loops, asyncio.sleep, sessions.commit)
 
 
-def on_threads() -> Probe:
+def on_threads(sessions: Sessions) -> Probe:
     """The probe for threads; its coroutines never suspend."""
-    return Probe(sessions.threads, _sleep_blocking, sessions.threads.commit)
+    core = sessions.threads
+    return Probe(sessions.counts, core, _sleep_blocking, core.commit)
 
 
 def stepped(pieces: AsyncIterator[bytes]) -> Iterator[bytes]:

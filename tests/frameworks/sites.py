@@ -10,7 +10,7 @@ import ssl
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,13 +35,24 @@ class Row:
         server: the command's words; ``{port}`` is filled in.
         sockets: whether it has websockets.
         keeps_on_error: its own 500 page is a response, so what the handler wrote is kept.
-        own_loop: the module is a program of its own.
+        late_write: the answer to a write after a logout elsewhere; Django says so with 400.
+        keeps_empty: a session emptied of its last key lives on.
+        lacks: ways of asking that its session does not have.
+        env: more of its environment.
     """
 
-    module: str
+    module: str  # "module" or "module:attribute"
     server: str
     sockets: bool = True
     keeps_on_error: bool = False
+    late_write: int = 200
+    keeps_empty: bool = False
+    lacks: frozenset[str] = frozenset()
+    env: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def target(self) -> str:
+        return self.module if ":" in self.module else f"{self.module}:app"
 
 
 _GUNICORN = "gunicorn --bind 127.0.0.1:{port} --workers {workers} --threads 8 --no-control-socket"
@@ -49,11 +60,24 @@ _UVICORN = "uvicorn --host 127.0.0.1 --port {port} --workers {workers} --log-lev
 _HYPERCORN = "hypercorn --bind 127.0.0.1:{port} --workers {workers} --log-level warning"
 _GRANIAN = "granian --host 127.0.0.1 --port {port} --workers {workers} --log-level warning"
 
+_DJANGO = Row(
+    "django_app",
+    "",
+    sockets=False,
+    late_write=400,
+    keeps_empty=True,
+    lacks=frozenset({"len", "bool", "iter", "copy", "eq", "or", "repr", "reversed"}),
+)
+
 ROWS = {
     "flask": Row("flask_app", f"{_GUNICORN} --preload", sockets=False, keeps_on_error=True),
     "wsgi": Row("wsgi_app", f"{_GRANIAN} --interface wsgi --blocking-threads 8", sockets=False),
     "asgi": Row("asgi_app", f"{_GRANIAN} --interface asgi"),
     "starlette": Row("starlette_app", _UVICORN),
+    "django": replace(_DJANGO, server=f"{_GUNICORN} --preload"),
+    "django-asgi": replace(
+        _DJANGO, module="django_app:asgi", server=_UVICORN, env=(("DJANGO_VIEWS", "async"),)
+    ),
 }
 
 
@@ -66,7 +90,7 @@ class Server:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         words = row.server.format(port=self.port.number, workers=workers).split()
         self._process = spawn(
-            [sys.executable, "-m", *words, f"frameworks.apps.{row.module}:app"],
+            [sys.executable, "-m", *words, f"frameworks.apps.{row.target}"],
             env={**os.environ, "PYTHONPATH": str(TESTS), **env, "SAMESESSION_SERVER": name},
             output=self._log.fileno(),
         )
@@ -110,6 +134,7 @@ class Site:
             "SAMESESSION_URL": url,
             "SAMESESSION_KEYS": KEY.replace(" ", "-"),
             "SAMESESSION_SECURE": "0",
+            **dict(row.env),
             **env,
         }
         names = ["s1"] if memory else ["s1", "s2"]

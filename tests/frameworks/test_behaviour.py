@@ -59,7 +59,7 @@ def test_disjoint_keys_of_parallel_requests_both_survive(browser: Browser, tmp_p
     assert browser.read(at=2)["data"] == {"first": 0, "a": "late", "b": "quick"}
 
 
-def test_a_logout_beats_a_slow_write(browser: Browser, tmp_path: Path) -> None:
+def test_a_logout_beats_a_slow_write(browser: Browser, site: Site, tmp_path: Path) -> None:
     browser.login("ann")
     with browser.twin() as thief:
         with held(browser, tmp_path, "a", at=1) as answers:
@@ -68,7 +68,7 @@ def test_a_logout_beats_a_slow_write(browser: Browser, tmp_path: Path) -> None:
             assert "Max-Age=0" in cookie
             assert {part.strip() for part in cookie.split(";")} >= FLAGS
         late = answers[0].result()
-        assert late.status_code == 200, "the page is served"
+        assert late.status_code == site.row.late_write
         assert not our_cookies(late)
         assert thief.is_nobody()
 
@@ -176,7 +176,9 @@ def test_what_does_not_use_its_session_says_nothing(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("name", MAPPING)
-def test_every_way_of_asking_varies_by_cookie(browser: Browser, name: str) -> None:
+def test_every_way_of_asking_varies_by_cookie(browser: Browser, site: Site, name: str) -> None:
+    if name in site.row.lacks:
+        pytest.skip("its session has no such method")
     browser.put("a", 1)
     answer = browser.done("GET", f"/x/mapping/{name}")
     assert "cookie" in answer.headers["vary"].lower()
@@ -199,8 +201,14 @@ def test_the_cookie_carries_its_flags_and_forbids_caching(browser: Browser) -> N
     assert len(cookie.partition(";")[0]) <= 200 + len("session=")
 
 
-def test_emptying_an_anonymous_session_ends_it(browser: Browser) -> None:
+def test_emptying_an_anonymous_session_ends_it(browser: Browser, site: Site) -> None:
     browser.put("a", 1)
+    if site.row.keeps_empty:
+        browser.done("DELETE", "/api/session/a", at=2)
+        assert (browser.read()["known"], browser.read()["data"]) == (True, {})
+        browser.done("POST", "/api/logout")
+        assert browser.is_nobody()
+        return
     gone = browser.done("DELETE", "/api/session/a", at=2)
     (cookie,) = our_cookies(gone)
     assert "Max-Age=0" in cookie

@@ -6,10 +6,12 @@ import json
 from typing import Any
 from urllib.parse import parse_qsl
 
-from frameworks.probe import SERVER, on_loops, sessions
+from frameworks.probe import SERVER, on_loops
+from samesession import Sessions
 from samesession.web.asgi import SessionMiddleware
 
-probe = on_loops()
+sessions = Sessions.from_env()
+probe = on_loops(sessions)
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

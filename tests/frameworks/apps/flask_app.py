@@ -6,13 +6,15 @@ from typing import Any
 
 from flask import Flask, Response, redirect, request, session
 
-from frameworks.probe import on_threads, sessions, stepped
+from frameworks.probe import on_threads, stepped
+from samesession import Sessions
 from samesession._bridge import ready
 from samesession.web.flask import init_app
 
+sessions = Sessions.from_env()
 app = Flask(__name__)
 init_app(app, sessions)
-probe = on_threads()
+probe = on_threads(sessions)
 
 
 async def opened() -> Any:

@@ -11,10 +11,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from frameworks.probe import SERVER, on_loops, sessions
+from frameworks.probe import SERVER, on_loops
+from samesession import Sessions
 from samesession.web.asgi import SessionMiddleware
 
-probe = on_loops()
+sessions = Sessions.from_env()
+probe = on_loops(sessions)
 
 
 async def stream(request: Request) -> Response:

@@ -7,11 +7,13 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from frameworks.probe import Reply, on_threads, sessions, stepped
+from frameworks.probe import Reply, on_threads, stepped
+from samesession import Sessions
 from samesession._bridge import ready
 from samesession.web.wsgi import SessionMiddleware
 
-probe = on_threads()
+sessions = Sessions.from_env()
+probe = on_threads(sessions)
 
 
 class Closing:

@@ -1,0 +1,479 @@
+"""Django: ``SESSION_ENGINE = "samesession.web.django"`` and ``SAMESESSION = {"url": …}``.
+
+Django's own ``SessionMiddleware`` stays in place and writes the cookie by the ``SESSION_COOKIE_*``
+settings; a session's key is our token. Loading this engine completes that middleware with what an
+engine cannot do by itself: 503 instead of 500 when the store does not answer, ``no-store`` beside a
+cookie, and an error for what changes after the response began.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from functools import lru_cache, partial
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.core import checks
+from django.core.signals import setting_changed
+from django.http import HttpResponse
+from django.utils import timezone
+
+from samesession._bridge import ready
+from samesession.errors import ConfigError, RetryableError
+from samesession.lifecycle import Lifecycle
+from samesession.record import Record
+from samesession.session import Client, Session
+from samesession.sessions import Sessions
+from samesession.settings import Cookie
+from samesession.token import Token
+from samesession.web._http import client_of, nothing_left, unavailable
+
+log = logging.getLogger("samesession")
+
+LOGIN_KEYS = ("_auth_user_id", "_auth_user_backend", "_auth_user_hash")
+"""What `django.contrib.auth.login` sets; the first is who."""
+
+_EXPIRY = "_session_expiry"
+_UNTIL = "_samesession_until"
+"""When an expiry in seconds of inactivity is over: Django counts it from the last save."""
+
+_TAKEN = {"url", "keys", "idle", "lifetime", "max_size"}
+_DEFAULT_AGE_S = 14 * 24 * 3600
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def get_sessions() -> Sessions:
+    """The sessions of the settings, for administration: ``get_sessions().blocking.held_by("7")``.
+
+    Raises:
+        ConfigError: naming the setting, its value and the way out.
+    """
+    given = getattr(settings, "SAMESESSION", None)
+    if not isinstance(given, dict) or "url" not in given:
+        raise ConfigError(
+            f"SAMESESSION={given!r} names no store; "
+            'write SAMESESSION = {"url": "redis://127.0.0.1:6379/0"}'
+        )
+    for name in given:
+        if name not in _TAKEN:
+            near = get_close_matches(name, _TAKEN, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(_TAKEN))}"
+            raise ConfigError(f"SAMESESSION has no setting {name!r}; {hint}")
+    age = timedelta(seconds=settings.SESSION_COOKIE_AGE)
+    _check_age(given, age)
+    lifetime = given.get("lifetime", max(age, given.get("idle", age)))
+    return Sessions.from_url(
+        given["url"],
+        keys=given.get("keys", [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]),
+        idle=given.get("idle", min(age, lifetime)),
+        lifetime=lifetime,
+        cookie=_cookie(),
+        max_size=given.get("max_size", 64 * 1024),
+        principal_key=LOGIN_KEYS[0],
+    )
+
+
+def _check_age(given: dict[str, Any], age: timedelta) -> None:
+    if age == timedelta(seconds=_DEFAULT_AGE_S):
+        return
+    ours = {given[name] for name in ("idle", "lifetime") if name in given}
+    if ours and age not in ours:
+        raise ConfigError(
+            f"SESSION_COOKIE_AGE={settings.SESSION_COOKIE_AGE} contradicts SAMESESSION's idle and "
+            'lifetime; remove that line, or "idle" and "lifetime" from SAMESESSION'
+        )
+
+
+def _cookie() -> Cookie:
+    """Django's cookie in our words, which refuse what a browser would silently drop."""
+    same_site = settings.SESSION_COOKIE_SAMESITE
+    try:
+        return Cookie(
+            name=settings.SESSION_COOKIE_NAME,
+            secure=bool(settings.SESSION_COOKIE_SECURE),
+            http_only=bool(settings.SESSION_COOKIE_HTTPONLY),
+            same_site=same_site.lower() if same_site else "lax",
+            path=settings.SESSION_COOKIE_PATH,
+            domain=settings.SESSION_COOKIE_DOMAIN,
+        )
+    except ConfigError as error:
+        said = str(error).removeprefix("Cookie: ")
+        for ours in ("name", "secure", "same_site", "path", "domain"):
+            django = f"SESSION_COOKIE_{ours.replace('_', '').upper()}"
+            said = said.replace(f"{ours}=", f"{django}=")
+        raise ConfigError(said) from None
+
+
+def check_settings(**_given: object) -> list[checks.CheckMessage]:
+    """Django's system check, for ``manage.py check``; a server says the same when it starts."""
+    if __name__ != settings.SESSION_ENGINE:
+        return []
+    try:
+        get_sessions()
+    except ConfigError as error:
+        return [checks.Error(str(error), id="samesession.E001")]
+    return []
+
+
+class Config(AppConfig):
+    """For ``INSTALLED_APPS``: with it, wrong settings fail every command of ``manage.py``."""
+
+    name = "samesession.web.django"
+    label = "samesession"
+
+    def ready(self) -> None:
+        """Nothing but the checks, which are registered already."""
+
+
+def _forget(*, setting: str, **_given: object) -> None:
+    if setting.startswith(("SAMESESSION", "SESSION_", "SECRET_KEY")):
+        get_sessions.cache_clear()
+
+
+# -- the engine ----------------------------------------------------------------------------------
+
+
+class SessionStore(SessionBase):
+    """Django's session over ours: plain methods on the blocking core, ``a…`` on the loop's."""
+
+    def __init__(self, session_key: str | None = None) -> None:
+        """Load nothing yet."""
+        self._modified, self._disowned, self._deleted = False, None, False
+        self.client: Any = Client
+        super().__init__(session_key)
+
+    # What a session knows and does beside Django's words.
+
+    principal = property(lambda self: self._session.principal)
+    authenticated_at = property(lambda self: self._session.authenticated_at)
+    created_at = property(lambda self: self._session.created_at)
+    expires_at = property(lambda self: self._session.expires_at)
+    handle = property(lambda self: self._session.handle)
+    version = property(lambda self: self._session.version)
+    is_new = property(lambda self: self._session.is_new)
+
+    def login(self, principal: str) -> None:
+        """As `Session.login`; `django.contrib.auth.login` needs no such call."""
+        self._session.login(principal)
+        self.modified = True
+
+    def logout(self) -> None:
+        """As `Session.logout`, at once: Django's `flush`."""
+        self.flush()
+
+    def rotate(self) -> None:
+        """As `Session.rotate`, at once: Django's `cycle_key`."""
+        self.cycle_key()
+
+    # Django's seam.
+
+    @property
+    def modified(self) -> bool:
+        """Whether there is something to save; nested changes are noticed."""
+        session = self.__dict__.get("_session_cache")
+        if self._modified or session is None:
+            return bool(self._modified)
+        if session._life.failed:
+            raise session._life.failure.with_traceback(None)
+        if not session.may_have_changed():
+            return False
+        changes = session.changes()
+        return bool(changes) and changes != self._disowned
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        self._modified = value
+        session = self.__dict__.get("_session_cache")
+        if not value and session is not None:
+            self._disowned = session.changes()
+
+    def _get_session(self, no_load: bool = False) -> Session:
+        self.accessed = True
+        if "_session_cache" not in self.__dict__:
+            self._session_cache = ready(self._opened(get_sessions().threads))
+        return self._session_cache
+
+    _session = property(_get_session)
+
+    async def _aget_session(self, no_load: bool = False) -> Session:
+        self.accessed = True
+        if "_session_cache" not in self.__dict__:
+            self._session_cache = await self._opened(get_sessions().loops)
+        return self._session_cache
+
+    def clear(self) -> None:
+        """Empty the session; its key stays."""
+        self._session.clear()
+        self.modified = True
+
+    def load(self) -> Session:
+        """Read the session anew."""
+        return ready(self._opened(get_sessions().threads))
+
+    async def aload(self) -> Session:
+        """As `load`."""
+        return await self._opened(get_sessions().loops)
+
+    def exists(self, session_key: str | None) -> bool:
+        """Whether a key leads to a live session."""
+        return ready(_exists(get_sessions().threads, session_key))
+
+    async def aexists(self, session_key: str | None) -> bool:
+        """As `exists`."""
+        return await _exists(get_sessions().loops, session_key)
+
+    def create(self) -> None:
+        """Go on as a new session, stored at once."""
+        ready(self._create(get_sessions().threads))
+
+    async def acreate(self) -> None:
+        """As `create`."""
+        await self._create(get_sessions().loops)
+
+    def save(self, must_create: bool = False) -> None:
+        """Keep what changed.
+
+        Raises:
+            UpdateError: the session was ended meanwhile.
+            RetryableError: not kept, or nobody knows; the answer is 503.
+        """
+        ready(self._save(get_sessions().threads, self._get_session(), must_create))
+
+    async def asave(self, must_create: bool = False) -> None:
+        """As `save`."""
+        await self._save(get_sessions().loops, await self._aget_session(), must_create)
+
+    def delete(self, session_key: str | None = None) -> None:
+        """End a session, this one by default; a key that leads nowhere is no error."""
+        ready(self._delete(get_sessions().threads, session_key))
+
+    async def adelete(self, session_key: str | None = None) -> None:
+        """As `delete`."""
+        await self._delete(get_sessions().loops, session_key)
+
+    def flush(self) -> None:
+        """End the session everywhere, at once; what follows is another one."""
+        ready(self._flush(get_sessions().threads, self._get_session()))
+
+    async def aflush(self) -> None:
+        """As `flush`."""
+        await self._flush(get_sessions().loops, await self._aget_session())
+
+    def cycle_key(self) -> None:
+        """Go on under a new key, at once: the same data."""
+        ready(self._cycle(get_sessions().threads, self._get_session()))
+
+    async def acycle_key(self) -> None:
+        """As `cycle_key`."""
+        await self._cycle(get_sessions().loops, await self._aget_session())
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        """Nothing to do: every store of ours lets expired records go by itself."""
+
+    @classmethod
+    async def aclear_expired(cls) -> None:
+        """As `clear_expired`."""
+
+    def get_session_cookie_age(self) -> int:
+        """Seconds that the cookie lives: no longer than the session can."""
+        lifetime_s = get_sessions().limits.lifetime_ms // 1000
+        return min(int(settings.SESSION_COOKIE_AGE), lifetime_s)
+
+    # One body for threads and for loops.
+
+    async def _opened(self, core: Lifecycle) -> Session:
+        value = self.session_key
+        session = await core.open(value.encode("utf-8", "replace") if value else None, self._who)
+        if _is_over(session):
+            session = await core.open(None, self._who)
+        life = session._life
+        if life.failure is None and life.record is None:
+            self._session_key = None
+        elif life.cookie:
+            self._session_key = life.cookie  # a newer version than the browser has seen
+        return session
+
+    def _who(self) -> Client:
+        client: Client = self.client()
+        return client
+
+    async def _create(self, core: Lifecycle) -> None:
+        contents = dict(self.__dict__.get("_session_cache", ()))
+        session = await core.open(None, self._who)
+        session.update(contents)
+        self._session_key, self._session_cache = None, session
+        self._deleted, self.modified = False, True
+        await self._save(core, session, must_create=False)
+
+    async def _save(self, core: Lifecycle, session: Session, must_create: bool) -> None:
+        life = session._life
+        if self._deleted:
+            raise UpdateError
+        if must_create and life.record is not None:
+            raise CreateError
+        if life.keep_empty and life.record is None and life.quiet:
+            raise UpdateError  # an earlier save of this request found it ended
+        before, leaves = life.record, life.leaving
+        life.keep_empty = True
+        _set_until(session)
+        await core.commit(session)
+        if before is not None and life.record is None and leaves is None:
+            raise UpdateError
+        self._follow(session)
+
+    async def _delete(self, core: Lifecycle, session_key: str | None) -> None:
+        value = self.session_key if session_key is None else session_key
+        token = _token(core, value)
+        if token is not None:
+            await core.end(token.key)
+            self._deleted = value == self.session_key or self._deleted
+
+    async def _flush(self, core: Lifecycle, session: Session) -> None:
+        session.logout()
+        session._life.keep_empty = False
+        await core.commit(session)
+        self._session_key, self._deleted, self.modified = None, False, True
+
+    async def _cycle(self, core: Lifecycle, session: Session) -> None:
+        if session._life.record is not None:
+            session.rotate()
+            await core.commit(session)
+            self._follow(session)
+        self.modified = True
+
+    def _follow(self, session: Session) -> None:
+        cookie = session._life.cookie
+        if cookie is not None:
+            self._session_key = cookie or None
+            self.modified = True  # the middleware shall send it
+
+
+async def _exists(core: Lifecycle, session_key: str | None) -> bool:
+    token = _token(core, session_key)
+    if token is None:
+        return False
+    found = await core.store.load(token.key)
+    return isinstance(found, Record) and found.ends_ms > core._clock()
+
+
+def _token(core: Lifecycle, session_key: str | None) -> Token | None:
+    if not session_key:
+        return None
+    value = session_key.encode("utf-8", "replace")
+    token = core._signer.loads(value, now_ms=core._clock())
+    return token if isinstance(token, Token) else None
+
+
+def _is_over(session: Session) -> bool:
+    """Whether Django's own expiry has passed (`set_expiry`)."""
+    expiry, until = dict.get(session, _EXPIRY), dict.get(session, _UNTIL)
+    if isinstance(expiry, str):
+        moment = datetime.fromisoformat(expiry)
+        now = timezone.now() if timezone.is_aware(moment) else datetime.now()  # noqa: DTZ005
+        return moment <= now
+    return isinstance(until, int) and until <= _now_s()
+
+
+def _set_until(session: Session) -> None:
+    expiry = dict.get(session, _EXPIRY)
+    if isinstance(expiry, int) and expiry:
+        session[_UNTIL] = _now_s() + expiry
+    elif dict.__contains__(session, _UNTIL):
+        del session[_UNTIL]
+
+
+def _now_s() -> int:
+    return int(timezone.now().timestamp())
+
+
+# -- what Django's middleware does besides ---------------------------------------------------------
+
+_process_response = SessionMiddleware.process_response
+
+
+def process_exception(_self: Any, _request: Any, error: Exception) -> Any:
+    """Answer 503 where the session was the reason."""
+    return _unavailable(error) if isinstance(error, RetryableError) else None
+
+
+def process_response(self: Any, request: Any, response: Any) -> Any:
+    """Save before the first byte, as Django does; say what was not saved."""
+    store = getattr(request, "session", None)
+    if not isinstance(store, SessionStore):
+        return _process_response(self, request, response)
+    meta = request.META
+    store.client = partial(
+        client_of, meta.get("HTTP_USER_AGENT", ""), meta.get("REMOTE_ADDR", "") or ""
+    )
+    session: Session | None = store.__dict__.get("_session_cache")
+    try:
+        if session is not None and session._life.failed and session._life.failure is not None:
+            raise session._life.failure  # also where the view made something else of it
+        response = _process_response(self, request, response)
+    except RetryableError as error:
+        return _unavailable(error)
+    if settings.SESSION_COOKIE_NAME in response.cookies:
+        response.headers["Cache-Control"] = "no-store"
+    session = store.__dict__.get("_session_cache")
+    if session is not None:
+        session._life.started = True
+        if response.status_code < 500:  # Django keeps nothing of these
+            _watch(response, session)
+    return response
+
+
+def _watch(response: Any, session: Session) -> None:
+    """Drop nothing silently that changes once the response has begun."""
+    if not response.streaming:
+        response._resource_closers.append(partial(_say_what_is_left, session))
+    elif response.is_async:
+        response.streaming_content = _checked_on_a_loop(response.streaming_content, session)
+    else:
+        response.streaming_content = _checked(response.streaming_content, session)
+
+
+def _checked(pieces: Any, session: Session) -> Iterator[Any]:
+    yield from pieces
+    core = get_sessions().threads
+    if core.uncommitted(session):
+        ready(nothing_left(core, session))
+
+
+async def _checked_on_a_loop(pieces: Any, session: Session) -> AsyncIterator[Any]:
+    async for piece in pieces:
+        yield piece
+    core = get_sessions().loops
+    if core.uncommitted(session):
+        await nothing_left(core, session)
+
+
+def _say_what_is_left(session: Session) -> None:
+    if get_sessions().threads.uncommitted(session):
+        log.error(
+            "ResponseStartedError: the session was changed after its response began, and is not "
+            "kept; call request.session.save()"
+        )
+
+
+def _unavailable(error: Exception) -> Any:
+    headers, body = unavailable(error)
+    said = {name.decode(): value.decode() for name, value in headers}
+    return HttpResponse(body, status=503, headers=said)
+
+
+checks.register(check_settings)
+setting_changed.connect(_forget)
+SessionMiddleware.process_response = process_response
+SessionMiddleware.process_exception = process_exception
+if settings.configured and __name__ == settings.SESSION_ENGINE:
+    get_sessions()  # wrong settings stop the server here
