@@ -56,6 +56,10 @@ class Row:
 
 
 _GUNICORN = "gunicorn --bind 127.0.0.1:{port} --workers {workers} --threads 8 --no-control-socket"
+_GUNICORN_AIOHTTP = (
+    "gunicorn --bind 127.0.0.1:{port} --workers {workers} --no-control-socket"
+    " --worker-class aiohttp.GunicornWebWorker"
+)
 _UVICORN = "uvicorn --host 127.0.0.1 --port {port} --workers {workers} --log-level warning"
 _HYPERCORN = "hypercorn --bind 127.0.0.1:{port} --workers {workers} --log-level warning"
 _GRANIAN = "granian --host 127.0.0.1 --port {port} --workers {workers} --log-level warning"
@@ -74,6 +78,8 @@ ROWS = {
     "wsgi": Row("wsgi_app", f"{_GRANIAN} --interface wsgi --blocking-threads 8", sockets=False),
     "asgi": Row("asgi_app", f"{_GRANIAN} --interface asgi"),
     "starlette": Row("starlette_app", _UVICORN),
+    "aiohttp": Row("aiohttp_app", _GUNICORN_AIOHTTP),
+    "quart": Row("quart_app", _HYPERCORN, keeps_on_error=True),
     "django": replace(_DJANGO, server=f"{_GUNICORN} --preload"),
     "django-asgi": replace(
         _DJANGO, module="django_app:asgi", server=_UVICORN, env=(("DJANGO_VIEWS", "async"),)

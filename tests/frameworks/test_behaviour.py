@@ -37,6 +37,8 @@ def held(
         ]
         deadline = time.monotonic() + 30
         while not all((folder / f"in-{key}").exists() for key in keys):
+            early = [answer.result() for answer in answers if answer.done()]
+            assert not early, [(answer.status_code, answer.text[:500]) for answer in early]
             assert time.monotonic() < deadline
             time.sleep(0.005)
         try:

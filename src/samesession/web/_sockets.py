@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from samesession.errors import RetryableError, StoreCorruptError
 from samesession.lifecycle import Lifecycle
@@ -24,13 +24,24 @@ POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
 
 
+class Watched(Protocol):
+    """A websocket as the watch sees it."""
+
+    session: Session
+    watched: Key | None
+
+    async def close(self) -> None:
+        """Tell the client that its session is over; may be asked again."""
+        ...
+
+
 class Sockets:
     """The sockets of this process whose session is being watched."""
 
     def __init__(self, core: Lifecycle) -> None:
         """Watch nothing yet."""
         self._core = core
-        self._open: set[_Socket] = set()
+        self._open: set[Watched] = set()
         self._looking: asyncio.Task[None] | None = None
 
     async def run(
@@ -53,21 +64,29 @@ class Sockets:
             committing: commits the session with the handshake's answer, and sends.
         """
         socket = _Socket(self._core, session, scope, receive, send, committing)
-        self._open.add(socket)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._look())
+        self.enter(socket)
         try:
             await socket.run(app)
         finally:
-            self._open.discard(socket)
-            if not self._open and self._looking is not None:
-                self._looking.cancel()
-                self._looking = None
+            self.leave(socket)
+
+    def enter(self, socket: Watched) -> None:
+        """Watch a socket's session, as soon as it has one to watch."""
+        self._open.add(socket)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+
+    def leave(self, socket: Watched) -> None:
+        """Watch it no longer."""
+        self._open.discard(socket)
+        if not self._open and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
 
     async def _look(self) -> None:
         while self._open:
             await asyncio.sleep(LOOK_EVERY_S)
-            by_key: dict[Key, list[_Socket]] = {}
+            by_key: dict[Key, list[Watched]] = {}
             for socket in self._open:
                 if socket.watched is not None:
                     by_key.setdefault(socket.watched, []).append(socket)
@@ -77,7 +96,7 @@ class Sockets:
                     closings = (socket.close() for socket in sockets)
                     await asyncio.gather(*closings, return_exceptions=True)
 
-    async def _over(self, sockets: list[_Socket]) -> bool:
+    async def _over(self, sockets: list[Watched]) -> bool:
         if any(socket.session._life.record is None for socket in sockets):
             return True  # one of the handlers ended it itself
         try:

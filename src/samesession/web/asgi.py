@@ -63,10 +63,10 @@ class SessionMiddleware:
         """Answer one request, one socket, or one server's life."""
         kind = scope["type"]
         if kind == "http":
-            session = await self._open(scope)
+            session = await self.open(scope)
             await _Http(self, session, send).run(scope, receive)
         elif kind == "websocket":
-            session = await self._open(scope)
+            session = await self.open(scope)
             committing = self._committing(session, send)
             await self._sockets.run(self.app, session, scope, receive, send, committing)
         elif kind == "lifespan":
@@ -74,7 +74,8 @@ class SessionMiddleware:
         else:
             await self.app(scope, receive, send)
 
-    async def _open(self, scope: Scope) -> Session:
+    async def open(self, scope: Scope) -> Session:
+        """Open the session that a request's cookie names."""
         values: list[bytes] = []
         for name, header in scope["headers"]:
             if name == b"cookie":  # HTTP/2 may split the header (RFC 9113 8.2.3)

@@ -1,145 +1,32 @@
 """Django: ``SESSION_ENGINE = "samesession.web.django"`` and ``SAMESESSION = {"url": …}``.
 
 Django's own ``SessionMiddleware`` stays in place and writes the cookie by the ``SESSION_COOKIE_*``
-settings; a session's key is our token. Loading this engine completes that middleware with what an
-engine cannot do by itself: 503 instead of 500 when the store does not answer, ``no-store`` beside a
-cookie, and an error for what changes after the response began.
+settings; a session's key is our token.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Iterator
-from datetime import datetime, timedelta
-from difflib import get_close_matches
-from functools import lru_cache, partial
+from datetime import datetime
 from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
-from django.contrib.sessions.middleware import SessionMiddleware
-from django.core import checks
-from django.core.signals import setting_changed
-from django.http import HttpResponse
 from django.utils import timezone
 
 from samesession._bridge import ready
-from samesession.errors import ConfigError, RetryableError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Record
 from samesession.session import Client, Session
-from samesession.sessions import Sessions
-from samesession.settings import Cookie
 from samesession.token import Token
-from samesession.web._http import client_of, nothing_left, unavailable
+from samesession.web._django_answers import complete
+from samesession.web._django_settings import ENGINE, LOGIN_KEYS, get_sessions
 
-log = logging.getLogger("samesession")
-
-LOGIN_KEYS = ("_auth_user_id", "_auth_user_backend", "_auth_user_hash")
-"""What `django.contrib.auth.login` sets; the first is who."""
+__all__ = ["Config", "SessionStore", "get_sessions"]
 
 _EXPIRY = "_session_expiry"
 _UNTIL = "_samesession_until"
 """When an expiry in seconds of inactivity is over: Django counts it from the last save."""
-
-_TAKEN = {"url", "keys", "idle", "lifetime", "max_size"}
-_DEFAULT_AGE_S = 14 * 24 * 3600
-
-
-# -- settings ------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def get_sessions() -> Sessions:
-    """The sessions of the settings, for administration: ``get_sessions().blocking.held_by("7")``.
-
-    Raises:
-        ConfigError: naming the setting, its value and the way out.
-    """
-    given = getattr(settings, "SAMESESSION", None)
-    if not isinstance(given, dict) or "url" not in given:
-        raise ConfigError(
-            f"SAMESESSION={given!r} names no store; "
-            'write SAMESESSION = {"url": "redis://127.0.0.1:6379/0"}'
-        )
-    for name in given:
-        if name not in _TAKEN:
-            near = get_close_matches(name, _TAKEN, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(_TAKEN))}"
-            raise ConfigError(f"SAMESESSION has no setting {name!r}; {hint}")
-    age = timedelta(seconds=settings.SESSION_COOKIE_AGE)
-    _check_age(given, age)
-    lifetime = given.get("lifetime", max(age, given.get("idle", age)))
-    return Sessions.from_url(
-        given["url"],
-        keys=given.get("keys", [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]),
-        idle=given.get("idle", min(age, lifetime)),
-        lifetime=lifetime,
-        cookie=_cookie(),
-        max_size=given.get("max_size", 64 * 1024),
-        principal_key=LOGIN_KEYS[0],
-    )
-
-
-def _check_age(given: dict[str, Any], age: timedelta) -> None:
-    if age == timedelta(seconds=_DEFAULT_AGE_S):
-        return
-    ours = {given[name] for name in ("idle", "lifetime") if name in given}
-    if ours and age not in ours:
-        raise ConfigError(
-            f"SESSION_COOKIE_AGE={settings.SESSION_COOKIE_AGE} contradicts SAMESESSION's idle and "
-            'lifetime; remove that line, or "idle" and "lifetime" from SAMESESSION'
-        )
-
-
-def _cookie() -> Cookie:
-    """Django's cookie in our words, which refuse what a browser would silently drop."""
-    same_site = settings.SESSION_COOKIE_SAMESITE
-    try:
-        return Cookie(
-            name=settings.SESSION_COOKIE_NAME,
-            secure=bool(settings.SESSION_COOKIE_SECURE),
-            http_only=bool(settings.SESSION_COOKIE_HTTPONLY),
-            same_site=same_site.lower() if same_site else "lax",
-            path=settings.SESSION_COOKIE_PATH,
-            domain=settings.SESSION_COOKIE_DOMAIN,
-        )
-    except ConfigError as error:
-        said = str(error).removeprefix("Cookie: ")
-        for ours in ("name", "secure", "same_site", "path", "domain"):
-            django = f"SESSION_COOKIE_{ours.replace('_', '').upper()}"
-            said = said.replace(f"{ours}=", f"{django}=")
-        raise ConfigError(said) from None
-
-
-def check_settings(**_given: object) -> list[checks.CheckMessage]:
-    """Django's system check, for ``manage.py check``; a server says the same when it starts."""
-    if __name__ != settings.SESSION_ENGINE:
-        return []
-    try:
-        get_sessions()
-    except ConfigError as error:
-        return [checks.Error(str(error), id="samesession.E001")]
-    return []
-
-
-class Config(AppConfig):
-    """For ``INSTALLED_APPS``: with it, wrong settings fail every command of ``manage.py``."""
-
-    name = "samesession.web.django"
-    label = "samesession"
-
-    def ready(self) -> None:
-        """Nothing but the checks, which are registered already."""
-
-
-def _forget(*, setting: str, **_given: object) -> None:
-    if setting.startswith(("SAMESESSION", "SESSION_", "SECRET_KEY")):
-        get_sessions.cache_clear()
-
-
-# -- the engine ----------------------------------------------------------------------------------
 
 
 class SessionStore(SessionBase):
@@ -214,6 +101,13 @@ class SessionStore(SessionBase):
         """Empty the session; its key stays."""
         self._session.clear()
         self.modified = True
+
+    def is_empty(self) -> bool:
+        """Whether there is neither a key nor anything to save; who is signed in is something."""
+        session = self.__dict__.get("_session_cache")
+        if session is not None and (session._life.leaving or session._life.principal):
+            return False
+        return bool(super().is_empty())
 
     def load(self) -> Session:
         """Read the session anew."""
@@ -297,6 +191,7 @@ class SessionStore(SessionBase):
         if _is_over(session):
             session = await core.open(None, self._who)
         life = session._life
+        life.login_keys = LOGIN_KEYS
         if life.failure is None and life.record is None:
             self._session_key = None
         elif life.cookie:
@@ -310,6 +205,7 @@ class SessionStore(SessionBase):
     async def _create(self, core: Lifecycle) -> None:
         contents = dict(self.__dict__.get("_session_cache", ()))
         session = await core.open(None, self._who)
+        session._life.login_keys = LOGIN_KEYS
         session.update(contents)
         self._session_key, self._session_cache = None, session
         self._deleted, self.modified = False, True
@@ -396,84 +292,16 @@ def _now_s() -> int:
     return int(timezone.now().timestamp())
 
 
-# -- what Django's middleware does besides ---------------------------------------------------------
+class Config(AppConfig):
+    """For ``INSTALLED_APPS``: with it, wrong settings fail every command of ``manage.py``."""
 
-_process_response = SessionMiddleware.process_response
+    name = "samesession.web.django"
+    label = "samesession"
 
-
-def process_exception(_self: Any, _request: Any, error: Exception) -> Any:
-    """Answer 503 where the session was the reason."""
-    return _unavailable(error) if isinstance(error, RetryableError) else None
-
-
-def process_response(self: Any, request: Any, response: Any) -> Any:
-    """Save before the first byte, as Django does; say what was not saved."""
-    store = getattr(request, "session", None)
-    if not isinstance(store, SessionStore):
-        return _process_response(self, request, response)
-    meta = request.META
-    store.client = partial(
-        client_of, meta.get("HTTP_USER_AGENT", ""), meta.get("REMOTE_ADDR", "") or ""
-    )
-    session: Session | None = store.__dict__.get("_session_cache")
-    try:
-        if session is not None and session._life.failed and session._life.failure is not None:
-            raise session._life.failure  # also where the view made something else of it
-        response = _process_response(self, request, response)
-    except RetryableError as error:
-        return _unavailable(error)
-    if settings.SESSION_COOKIE_NAME in response.cookies:
-        response.headers["Cache-Control"] = "no-store"
-    session = store.__dict__.get("_session_cache")
-    if session is not None:
-        session._life.started = True
-        if response.status_code < 500:  # Django keeps nothing of these
-            _watch(response, session)
-    return response
+    def ready(self) -> None:
+        """Nothing but the checks, which are registered already."""
 
 
-def _watch(response: Any, session: Session) -> None:
-    """Drop nothing silently that changes once the response has begun."""
-    if not response.streaming:
-        response._resource_closers.append(partial(_say_what_is_left, session))
-    elif response.is_async:
-        response.streaming_content = _checked_on_a_loop(response.streaming_content, session)
-    else:
-        response.streaming_content = _checked(response.streaming_content, session)
-
-
-def _checked(pieces: Any, session: Session) -> Iterator[Any]:
-    yield from pieces
-    core = get_sessions().threads
-    if core.uncommitted(session):
-        ready(nothing_left(core, session))
-
-
-async def _checked_on_a_loop(pieces: Any, session: Session) -> AsyncIterator[Any]:
-    async for piece in pieces:
-        yield piece
-    core = get_sessions().loops
-    if core.uncommitted(session):
-        await nothing_left(core, session)
-
-
-def _say_what_is_left(session: Session) -> None:
-    if get_sessions().threads.uncommitted(session):
-        log.error(
-            "ResponseStartedError: the session was changed after its response began, and is not "
-            "kept; call request.session.save()"
-        )
-
-
-def _unavailable(error: Exception) -> Any:
-    headers, body = unavailable(error)
-    said = {name.decode(): value.decode() for name, value in headers}
-    return HttpResponse(body, status=503, headers=said)
-
-
-checks.register(check_settings)
-setting_changed.connect(_forget)
-SessionMiddleware.process_response = process_response
-SessionMiddleware.process_exception = process_exception
-if settings.configured and __name__ == settings.SESSION_ENGINE:
+complete(SessionStore)
+if settings.configured and settings.SESSION_ENGINE == ENGINE:
     get_sessions()  # wrong settings stop the server here

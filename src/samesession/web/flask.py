@@ -77,7 +77,41 @@ class _Middleware(SessionMiddleware):
     kind = FlaskSession
 
 
-class Interface(SessionInterface):
+class CookieAnswers:
+    """What the browser really gets, for extensions that ask a session interface."""
+
+    sessions: Sessions
+
+    def get_cookie_name(self, app: Any) -> str:
+        """The cookie's name."""
+        return self.sessions.cookie.name
+
+    def get_cookie_domain(self, app: Any) -> str | None:
+        """The cookie's domain."""
+        return self.sessions.cookie.domain
+
+    def get_cookie_path(self, app: Any) -> str:
+        """The cookie's path."""
+        return self.sessions.cookie.path
+
+    def get_cookie_httponly(self, app: Any) -> bool:
+        """Whether scripts are kept from the cookie."""
+        return self.sessions.cookie.http_only
+
+    def get_cookie_secure(self, app: Any) -> bool:
+        """Whether the cookie needs https."""
+        return self.sessions.cookie.secure
+
+    def get_cookie_samesite(self, app: Any) -> str:
+        """The cookie's SameSite."""
+        return self.sessions.cookie.same_site.capitalize()
+
+    def get_cookie_partitioned(self, app: Any) -> bool:
+        """Whether the cookie is partitioned."""
+        return self.sessions.cookie.partitioned
+
+
+class Interface(CookieAnswers, SessionInterface):
     """Flask's seam over the middleware; commits by itself only in `session_transaction`."""
 
     def __init__(self, middleware: SessionMiddleware, sessions: Sessions) -> None:
@@ -117,36 +151,6 @@ class Interface(SessionInterface):
         """
         defaults: dict[str, Any] = dict(app.default_config)
         check_config("Flask", dict(app.config), defaults, self.sessions)
-
-    # For extensions that ask: what the browser really gets.
-
-    def get_cookie_name(self, app: Flask) -> str:
-        """The cookie's name."""
-        return self.sessions.cookie.name
-
-    def get_cookie_domain(self, app: Flask) -> str | None:
-        """The cookie's domain."""
-        return self.sessions.cookie.domain
-
-    def get_cookie_path(self, app: Flask) -> str:
-        """The cookie's path."""
-        return self.sessions.cookie.path
-
-    def get_cookie_httponly(self, app: Flask) -> bool:
-        """Whether scripts are kept from the cookie."""
-        return self.sessions.cookie.http_only
-
-    def get_cookie_secure(self, app: Flask) -> bool:
-        """Whether the cookie needs https."""
-        return self.sessions.cookie.secure
-
-    def get_cookie_samesite(self, app: Flask) -> str | None:
-        """The cookie's SameSite."""
-        return self.sessions.cookie.same_site.capitalize()
-
-    def get_cookie_partitioned(self, app: Flask) -> bool:
-        """Whether the cookie is partitioned."""
-        return self.sessions.cookie.partitioned
 
 
 def check_config(

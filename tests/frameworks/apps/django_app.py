@@ -22,6 +22,7 @@ settings.configure(
     DATA_UPLOAD_MAX_MEMORY_SIZE=10_000_000,
     LOGGING={
         "version": 1,
+        "disable_existing_loggers": False,
         "handlers": {"console": {"class": "logging.StreamHandler"}},
         "root": {"handlers": ["console"], "level": "WARNING"},
     },
