@@ -80,6 +80,7 @@ ROWS = {
     "starlette": Row("starlette_app", _UVICORN),
     "aiohttp": Row("aiohttp_app", _GUNICORN_AIOHTTP),
     "quart": Row("quart_app", _HYPERCORN, keeps_on_error=True),
+    "litestar": Row("litestar_app", _UVICORN, keeps_on_error=True),
     "django": replace(_DJANGO, server=f"{_GUNICORN} --preload"),
     "django-asgi": replace(
         _DJANGO, module="django_app:asgi", server=_UVICORN, env=(("DJANGO_VIEWS", "async"),)
