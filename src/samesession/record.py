@@ -228,8 +228,7 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
     if delta.token in [commit.token for commit in stored.commits]:
         return _applied(stored), None
     if delta.origin is not None:
-        # What is over counts as gone, as it is in engines that expire it themselves.
-        return _create(delta, delta.origin) if stored.ends_ms <= delta.now_ms else (Taken(), None)
+        return Taken(), None
     if stored.ends_ms <= delta.now_ms:
         return Ended(Mark(Reason.EXPIRED, stored.ends_ms, b"")), None
     if delta.at_least is not None and not stored.covers(delta.at_least):

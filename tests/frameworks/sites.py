@@ -81,6 +81,8 @@ ROWS = {
     "aiohttp": Row("aiohttp_app", _GUNICORN_AIOHTTP),
     "quart": Row("quart_app", _HYPERCORN, keeps_on_error=True),
     "litestar": Row("litestar_app", _UVICORN, keeps_on_error=True),
+    "fastapi": Row("fastapi_app", _UVICORN),
+    "bottle": Row("bottle_app", f"{_GUNICORN} --preload", sockets=False, keeps_on_error=True),
     "django": replace(_DJANGO, server=f"{_GUNICORN} --preload"),
     "django-asgi": replace(
         _DJANGO, module="django_app:asgi", server=_UVICORN, env=(("DJANGO_VIEWS", "async"),)

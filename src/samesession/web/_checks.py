@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from inspect import iscoroutinefunction
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from samesession.errors import ConfigError
@@ -42,6 +43,11 @@ def check_sessions(sessions: object, call: str) -> None:
 def is_asgi(app: object) -> bool:
     """Whether an application is a coroutine function, or an object whose call is one."""
     return iscoroutinefunction(app) or iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
+
+
+def is_wsgi(app: object) -> bool:
+    """Whether an application is a plain function of two: ``environ, start_response``."""
+    return isinstance(app, FunctionType) and not is_asgi(app) and app.__code__.co_argcount == 2
 
 
 class Setting(NamedTuple):

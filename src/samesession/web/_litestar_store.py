@@ -2,7 +2,9 @@
 
 An entry is a record of its own. Deleting marks its value as over rather than ending the record,
 since an ended record refuses every write for 30 s; `delete_all` changes the generation that every
-entry of the namespace carries. A read is one round trip: the entry and the generations together.
+entry of the namespace carries. Engines keep a record that is over for a while, and it can be
+neither changed nor made anew: so records outlive their values by `SLACK_MS`, and an entry has two
+places, one of them free. A read is one round trip: both places and the generations together.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from samesession.web._checks import check_sessions
 LIFETIME_MS = 400 * 24 * 3_600_000
 """Of an entry without an expiry: the longest that anything of ours lives."""
 
-_ATTEMPTS = 4
+SLACK_MS = 3_600_000
+"""How long a record outlives its value; a value that comes back within it is a change."""
+
 _VALUE, _EXPIRES, _GENERATION = "value", "expires_ms", "generation"
 _NEVER = b"0"
 
@@ -58,7 +62,7 @@ class SharedStore(NamespacedStore):
             _EXPIRES: str(expires_ms).encode() if expires_in else _NEVER,
             _GENERATION: await self._generations(),
         }
-        await self._put(self._key(key), values, now, expires_ms)
+        await self._put(self._places(key), values, now, expires_ms)
 
     async def get(self, key: str, renew_for: int | timedelta | None = None) -> bytes | None:
         """Return a value that is not over; ``renew_for`` moves an expiry that it has."""
@@ -68,20 +72,21 @@ class SharedStore(NamespacedStore):
         if renew_for and record.values[_EXPIRES] != _NEVER:
             now = _now_ms()
             expires_ms = _later(now, renew_for)
-            await self._put(record.key, {_EXPIRES: str(expires_ms).encode()}, now, expires_ms)
+            await self._put([record.key], {_EXPIRES: str(expires_ms).encode()}, now, expires_ms)
         return record.values[_VALUE]
 
     async def delete(self, key: str) -> None:
         """Delete a value; one that is not there is deleted already."""
         now = _now_ms()
         sets = {_VALUE: b"", _EXPIRES: str(now).encode()}
-        await self._store.commit(Delta(self._key(key), random_bytes(TOKEN_BYTES), now, sets=sets))
+        for place in self._places(key):
+            await self._store.commit(Delta(place, random_bytes(TOKEN_BYTES), now, sets=sets))
 
     async def delete_all(self) -> None:
         """Delete every value of this namespace and of those below it."""
         now = _now_ms()
         generation = {_GENERATION: random_bytes(TOKEN_BYTES)}
-        await self._put(_namespace_key(self._lineage), generation, now, now + LIFETIME_MS)
+        await self._put([_namespace_key(self._lineage)], generation, now, now + LIFETIME_MS)
 
     async def exists(self, key: str) -> bool:
         """Whether a value is there and not over."""
@@ -95,17 +100,19 @@ class SharedStore(NamespacedStore):
         expires = record.values[_EXPIRES]
         return -1 if expires == _NEVER else max(0, (int(expires) - _now_ms()) // 1000)
 
-    def _key(self, key: str) -> Key:
-        return key_of("\x1f".join(("litestar store", *self._lineage, "", key)))
+    def _places(self, key: str) -> list[Key]:
+        path = ("litestar store", *self._lineage, "", key)
+        return [key_of("\x1f".join((number, *path))) for number in "01"]
 
     async def _live(self, key: str) -> Record | None:
-        generations, record = await asyncio.gather(
-            self._generations(), self._store.load(self._key(key))
-        )
-        if not isinstance(record, Record) or record.values.get(_GENERATION) != generations:
-            return None
-        expires = record.values[_EXPIRES]
-        return record if expires == _NEVER or int(expires) > _now_ms() else None
+        loads = map(self._store.load, self._places(key))
+        generations, *found = await asyncio.gather(self._generations(), *loads)
+        for record in found:
+            if isinstance(record, Record) and record.values.get(_GENERATION) == generations:
+                expires = record.values[_EXPIRES]
+                if expires == _NEVER or int(expires) > _now_ms():
+                    return record
+        return None
 
     async def _generations(self) -> bytes:
         depths = range(1, len(self._lineage) + 1)
@@ -115,19 +122,19 @@ class SharedStore(NamespacedStore):
             one.values.get(_GENERATION, b"") if isinstance(one, Record) else b"" for one in found
         )
 
-    async def _put(self, key: Key, values: dict[str, bytes], now: int, expires_ms: int) -> None:
-        """Change the record, or make it."""
-        for _ in range(_ATTEMPTS):
-            token = random_bytes(TOKEN_BYTES)
-            delta = Delta(key, token, now, idle_until_ms=expires_ms, sets=values)
-            outcome = await self._store.commit(delta)
-            if isinstance(outcome, Applied):
-                return
-            origin = Origin(now, now + LIFETIME_MS)
-            made = Delta(key, token, now, idle_until_ms=expires_ms, sets=values, origin=origin)
-            if isinstance(await self._store.commit(made), Applied):
-                return
-        raise StoreUnavailableError("a value was not kept: others write it at the same time")
+    async def _put(
+        self, places: list[Key], values: dict[str, bytes], now: int, expires_ms: int
+    ) -> None:
+        """Change the record that is there, or make one where none is in the way."""
+        idle_until = min(expires_ms + SLACK_MS, now + LIFETIME_MS)
+        made_by = (None, Origin(now, now + LIFETIME_MS), None)  # again: another may have made it
+        for origin in made_by:
+            for place in places:
+                token = random_bytes(TOKEN_BYTES)
+                delta = Delta(place, token, now, idle_until, sets=values, origin=origin)
+                if isinstance(await self._store.commit(delta), Applied):
+                    return
+        raise StoreUnavailableError("a value was not kept: too many write it at the same time")
 
 
 def _namespace_key(lineage: tuple[str, ...]) -> Key:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -34,7 +34,8 @@ from samesession.web._sockets import POLICY_VIOLATION, Sockets
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SESSIONS = web.AppKey("samesession", Sessions)
-_VISIT = "samesession"
+# aiohttp 3.14 warns of keys that are text, and older ones have no other.
+_VISIT: Any = web.RequestKey("samesession", object) if hasattr(web, "RequestKey") else "samesession"
 
 
 class AiohttpSession(Session):

@@ -12,10 +12,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from samesession.errors import RetryableError
+from samesession.errors import ConfigError, RetryableError
 from samesession.session import Client, Session
 from samesession.sessions import Sessions
-from samesession.web._checks import check_once, check_sessions
+from samesession.web._checks import check_once, check_sessions, is_wsgi
 from samesession.web._http import (
     CookieCodec,
     client_of,
@@ -49,10 +49,15 @@ class SessionMiddleware:
             sessions: shared by all requests; closed when the server shuts down.
 
         Raises:
-            ConfigError: installed twice, or no `Sessions`.
+            ConfigError: installed twice, no `Sessions`, or a WSGI application.
         """
         check_sessions(sessions, "SessionMiddleware(app, sessions)")
         check_once(app, SessionMiddleware)
+        if is_wsgi(app):
+            raise ConfigError(
+                "samesession.web.asgi wraps ASGI applications, and this one is WSGI; "
+                "write: from samesession.web.wsgi import SessionMiddleware"
+            )
         self.app = app
         self.sessions = sessions
         self._core = sessions.loops

@@ -6,6 +6,7 @@ scope, which is taken for what it means just before the response starts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -15,7 +16,7 @@ from uuid import UUID
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
-from litestar.middleware import AbstractMiddleware, DefineMiddleware
+from litestar.middleware import DefineMiddleware
 from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend
 from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Scopes, Send
 from litestar.utils.scope.state import ScopeState
@@ -103,28 +104,30 @@ class SessionConfig(BaseBackendConfig[SessionBackend]):
         return DefineMiddleware(SessionMiddleware, backend=SessionBackend(config=self))
 
 
-class SessionMiddleware(AbstractMiddleware):
+class SessionMiddleware:
     """Our ASGI middleware in Litestar's dress."""
 
     def __init__(self, app: ASGIApp, backend: SessionBackend) -> None:
-        """Wrap ``app``.
+        """Wrap ``app``; Litestar makes one for each route.
 
         Raises:
             ConfigError: installed twice, such as for the application and for a route.
         """
         config = backend.config
-        super().__init__(
-            app=app,
-            exclude=config.exclude,
-            exclude_opt_key=config.exclude_opt_key,
-            scopes=config.scopes,
-        )
         check_once(app, SessionMiddleware)
+        self.app = app
         self._inner = asgi.SessionMiddleware(cast(Any, _Settling(app)), config.sessions)
+        patterns = [config.exclude] if isinstance(config.exclude, str) else config.exclude
+        self._exclude = re.compile("|".join(patterns)) if patterns else None
+        self._opt_key = config.exclude_opt_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or socket."""
-        await self._inner(cast(Any, scope), cast(Any, receive), cast(Any, send))
+        excluded = self._exclude is not None and self._exclude.search(scope["path"])
+        if excluded or scope["route_handler"].opt.get(self._opt_key):
+            await self.app(scope, receive, send)
+        else:
+            await self._inner(cast(Any, scope), cast(Any, receive), cast(Any, send))
 
 
 class _Settling:
