@@ -18,10 +18,10 @@ def random_bytes(count: int) -> bytes:
     """Return ``count`` fresh bytes: ids (16 or more) by themselves, short tokens from one draw."""
     if count >= 16:
         return secrets.token_bytes(count)
-    tokens = _drawn.setdefault(count, deque())
     try:
-        return tokens.pop()
-    except IndexError:
+        return _drawn[count].pop()
+    except (KeyError, IndexError):
+        tokens = _drawn.setdefault(count, deque())
         fresh = secrets.token_bytes(count * _DRAWN)
         tokens.extend(fresh[at : at + count] for at in range(count, len(fresh), count))
         return fresh[:count]

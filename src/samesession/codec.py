@@ -7,7 +7,7 @@ pickle, and an unknown tag is an unreadable value, not an import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -60,7 +60,7 @@ def encode(key: str, value: Any) -> bytes:
     """
     kind = type(value)
     try:
-        if kind in _PLAIN:
+        if kind in _PLAIN or (kind is int and _INT_MIN <= value <= _INT_MAX):
             return _pack(value)
         if kind is dict or kind is list:
             raw = _packed_if_plain(value)
@@ -113,18 +113,31 @@ def decode_all(values: Mapping[str, bytes]) -> tuple[dict[str, Any], list[str]]:
     return contents, [key for key, value in contents.items() if type(value) not in ATOMS]
 
 
-def is_still(value: Any, raw: bytes, *, exactly: bool) -> bool:
+def decode_again(raw: bytes) -> Any:
+    """Decode a value that `decode_all` has read before: nothing about it is left to check."""
+    return _unpack(raw)
+
+
+def is_still(value: Any, raw: bytes) -> bool:
     """Whether a value is what its bytes say, as C calls can tell; False: look closer.
 
     Equal bytes alone would miss a list that became a tuple, equal values alone a 1 that became 1.0.
-
-    Args:
-        exactly: ask for both; not needed while nobody has been given the value.
     """
     try:
-        return _pack(value) == raw and (not exactly or bool(_unpack(raw) == value))
+        return _pack(value) == raw and bool(_unpack(raw) == value)
     except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
         return False
+
+
+def are_still(values: Mapping[str, Any], raws: Mapping[str, bytes], keys: Sequence[str]) -> bool:
+    """The same for several values that nobody has been given: equal bytes are enough."""
+    try:
+        for key in keys:
+            if _pack(values[key]) != raws[key]:
+                return False
+    except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
+        return False
+    return True
 
 
 def _may_be_deep(raw: bytes) -> bool:

@@ -42,9 +42,10 @@ from samesession.record import (
     Record,
     Version,
     after,
+    alone,
     made,
 )
-from samesession.session import Changes, Client, Life, Session
+from samesession.session import Changes, Client, Life, Session, decoded_too
 from samesession.settings import Limits
 from samesession.store import Store, end_with_successors
 from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
@@ -107,6 +108,10 @@ class Lifecycle:
         self._signer = tools.signer
         self._counts = tools.counts
         self._clock = tools.clock
+        self._login_keys = tools.login_keys
+        self._size_limit = tools.limits.size_bytes
+        self._step_ms = tools.limits.idle_ms // TOUCH_FRACTION or 1
+        self._fresh_ms = tools.limits.idle_ms - self._step_ms
 
     # -- open ------------------------------------------------------------------------------------
 
@@ -118,10 +123,9 @@ class Lifecycle:
     ) -> Session:
         """See `Sessions.open`; ``kind`` is how a framework calls it."""
         now = self._clock()
-        life = Life(now, self._tools.limits.size_bytes, client)
+        life = Life(now, self._size_limit, client)
         _request.set(life)
-        if self._tools.login_keys:
-            life.login_keys = self._tools.login_keys
+        life.login_keys = self._login_keys
         if value is None:
             return kind(life)
         token = self._signer.loads(value, now_ms=now)
@@ -138,32 +142,42 @@ class Lifecycle:
         except StoreCorruptError:
             self._counts.add("corrupt")
         else:
-            self._judge(life, seen, found, now)
+            if isinstance(found, Record):
+                newest = found.commits[-1]
+                # A record that was decoded before was weighed before.
+                if (found.__dict__ or self._is_ours(found)) and self._is_live(found, now):
+                    life.record = found
+                    if newest.number != seen.number or not newest.token.startswith(seen.tag):
+                        self._note_difference(life, seen, found)
+            elif found is None:
+                self._counts.add("absent")
+            elif now - found.at_ms < MARK_MS:
+                self._counts.add("quiet")
+                life.quiet = True
         session = kind(life)
         if len(life.base) != len(life.saved):
             self._counts.add("corrupt", len(life.saved) - len(life.base))
         return session
 
-    def _judge(self, life: Life, seen: Version, found: Record | Mark | None, now: int) -> None:
-        """Decide what a loaded record is to the browser that named it."""
-        if isinstance(found, Record):
-            if sum(map(len, found.values.values())) > OVERSIZE * self._tools.limits.size_bytes:
-                self._counts.add("corrupt")
-                return
-            if found.ends_ms <= now:
-                self._counts.add("lapsed")
-                return
-            if not found.covers(seen):
-                self._counts.add("lost")
-            elif self.store.lags and found.version.number > seen.number:
-                life.seen = found.version.number
-                life.cookie = self._cookie(life, found)
-            life.record = found
-        elif found is None:
-            self._counts.add("absent")
-        elif now - found.at_ms < MARK_MS:
-            self._counts.add("quiet")
-            life.quiet = True
+    def _is_live(self, found: Record, now: int) -> bool:
+        if found.idle_until_ms <= now or found.origin.absolute_ms <= now:
+            self._counts.add("lapsed")
+            return False
+        return True
+
+    def _is_ours(self, found: Record) -> bool:
+        if sum(map(len, found.values.values())) > OVERSIZE * self._size_limit:
+            self._counts.add("corrupt")
+            return False
+        return True
+
+    def _note_difference(self, life: Life, seen: Version, found: Record) -> None:
+        """A record is not at the version that the browser's cookie names."""
+        if not found.covers(seen):
+            self._counts.add("lost")
+        elif self.store.lags and found.version.number > seen.number:
+            life.seen = found.version.number
+            life.cookie = self._cookie(life, found)
 
     # -- commit ----------------------------------------------------------------------------------
 
@@ -194,11 +208,11 @@ class Lifecycle:
     def only_read(self, session: Session) -> bool:
         """Whether there is nothing to finish: most requests, so it costs no coroutine."""
         life = session._life
-        if life.failure is not None:
+        if session._written or life.failure is not None:
             return False
-        record = life.record
         if not session._used:
             return True
+        record = life.record
         if record is None or life.leaving is not None or self._touch(record, life.arrived_ms):
             return False
         return session.unchanged()
@@ -209,12 +223,10 @@ class Lifecycle:
         On steps of idle/20 since the record was made: requests of the same moment ask for the
         same deadline, so the first touch serves a whole burst of reads.
         """
-        idle_ms, origin = self._tools.limits.idle_ms, record.origin
-        exact = now + idle_ms
-        if exact <= record.idle_until_ms:
+        if record.idle_until_ms > now + self._fresh_ms:
             return 0
-        step = idle_ms // TOUCH_FRACTION or 1
-        idle_until = min(exact - (exact - origin.created_ms) % step, origin.absolute_ms)
+        origin, exact = record.origin, now + self._fresh_ms + self._step_ms
+        idle_until = min(exact - (exact - origin.created_ms) % self._step_ms, origin.absolute_ms)
         return idle_until if idle_until > record.idle_until_ms else 0
 
     async def commit(self, session: Session) -> None:
@@ -258,23 +270,24 @@ class Lifecycle:
             # Between our load and this commit the store went back; what is there is gone on with.
             self._counts.add("lost")
             outcome = await self._commit(replace(delta, at_least=None))
-        self._settle(session, life, record, delta, outcome)
-
-    def _settle(
-        self, session: Session, life: Life, before: Record, delta: Delta, outcome: Outcome
-    ) -> None:
-        changes = Changes(dict(delta.sets), delta.removes)
-        if isinstance(outcome, Applied):
-            record = after(before, delta, outcome)
-            if not changes:
-                self._counts.add("touched")
-                life.record = record
-                return
-            self._counts.add("committed")
-            if record.version.number != max(before.version.number, delta.floor) + 1:
-                self._counts.add("merged")
-            self._keep(session, life, changes, record)
+        if not isinstance(outcome, Applied):
+            self._refused(session, life, delta, changes, outcome)
             return
+        now_known = after(record, delta, outcome)
+        if not changes:
+            self._counts.add("touched")
+            life.record = now_known
+            return
+        self._counts.add("committed")
+        if now_known is outcome.record:
+            decoded_too(now_known, record, changes)
+        elif not alone(record, delta, outcome):
+            self._counts.add("merged")
+        self._keep(session, life, changes, now_known)
+
+    def _refused(
+        self, session: Session, life: Life, delta: Delta, changes: Changes, outcome: Outcome
+    ) -> None:
         # Nobody is signed in any more: a second commit of this request must not sign in anew.
         life.record, life.principal, life.quiet = None, None, True
         if isinstance(outcome, Ended):
@@ -293,8 +306,8 @@ class Lifecycle:
 
     def _keep(self, session: Session, life: Life, changes: Changes, record: Record) -> None:
         life.record = record
-        life.seen = max(life.seen, record.version.number)
-        session.saw(changes)
+        life.seen = max(life.seen, record.commits[-1].number)
+        session.saw(changes, record.values)
         if not life.started:
             life.cookie = self._cookie(life, record)
 
@@ -339,7 +352,7 @@ class Lifecycle:
         return Origin(now, absolute, life.principal, now, client.user_agent, client.address)
 
     async def _create(
-        self, origin: Origin, values: dict[str, bytes], now: int, floor: int
+        self, origin: Origin, values: Mapping[str, bytes], now: int, floor: int
     ) -> tuple[str, Record | None]:
         """Enter the index, then insert; the other way round a sign-out everywhere could miss it."""
         id_ = id_from(self._tools.random(ID_BYTES))
@@ -397,7 +410,8 @@ class Lifecycle:
         login = reason is Reason.LOGIN
         origin = self._origin(life, now) if login else old.origin
         kept = life.saved if life.carries else {}
-        values = {k: v for k, v in kept.items() if k not in changes.removes} | changes.sets
+        values = {k: v for k, v in kept.items() if k not in changes.removes}
+        values.update(changes.sets)
         id_, new = await self._create(origin, values, now, floor=life.seen)
         if new is None:
             await self._forget(origin, key_of(id_))
@@ -503,11 +517,11 @@ class Lifecycle:
     def uncommitted(self, session: Session) -> bool:
         """Whether something changed since the last commit; after the response began, a fault."""
         life = session._life
-        if life.told or not session._used:
-            return False
         if life.leaving is not None:
-            return True
-        return session.may_have_changed() and bool(session.changes())
+            return not life.told
+        if not (session._written or session._lent) or life.told:
+            return False
+        return bool(session.changes())
 
     async def ended(self, session: Session) -> bool:
         """Whether a loaded session is over by now; asks the store (for websockets)."""
@@ -530,7 +544,7 @@ class Lifecycle:
     def _cookie(self, life: Life, record: Record) -> str:
         token = life.token
         assert token is not None
-        version = record.version
+        version = record.commits[-1].version
         if version.number < life.seen:
             version = token.version  # a proven loss: the cookie keeps the number it has seen
         return self._signer.dumps(Token(token.id, version, record.origin.absolute_ms, record.key))

@@ -92,8 +92,12 @@ class Origin(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False)
     address: str = ""
 
 
-class Record(Struct, frozen=True, array_like=True):
-    """One session: who, how long, which commits, and each key's encoded value."""
+class Record(Struct, frozen=True, array_like=True, dict=True):
+    """One session: who, how long, which commits, and each key's encoded value.
+
+    Its ``__dict__`` is never stored nor compared: it keeps what was derived from the fields, for
+    stores that return the same object again (`samesession.session` keeps what it decoded).
+    """
 
     key: Key
     origin: Origin
@@ -185,11 +189,16 @@ class Ending(Struct, frozen=True):
 
 
 class Applied(Struct, frozen=True):
-    """The delta holds; what the engine decided, since it need not send the record back."""
+    """The delta holds; what the engine decided, since it need not send the record back.
+
+    Attributes:
+        record: what is stored now, where the store has it at hand.
+    """
 
     commits: tuple[Commit, ...]
     seen_ms: int
     idle_until_ms: int
+    record: Record | None = None
 
 
 class Ended(Struct, frozen=True):
@@ -236,8 +245,20 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
     return _update(stored, delta)
 
 
+def alone(record: Record, delta: Delta, applied: Applied) -> bool:
+    """Whether nobody else committed between the sender's snapshot and this change of a key."""
+    commits = applied.commits
+    return (
+        len(commits) > 1
+        and commits[-1].token == delta.token
+        and commits[-2].token == record.commits[-1].token
+    )
+
+
 def after(record: Record, delta: Delta, applied: Applied) -> Record:
     """The record as the sender of a delta knows it now: its snapshot, and its own change."""
+    if applied.record is not None and delta.changes and alone(record, delta, applied):
+        return applied.record
     return Record(
         record.key,
         record.origin,
@@ -300,4 +321,4 @@ def _merged(values: Mapping[str, bytes], delta: Delta) -> dict[str, bytes]:
 
 
 def _applied(record: Record) -> Applied:
-    return Applied(record.commits, record.seen_ms, record.idle_until_ms)
+    return Applied(record.commits, record.seen_ms, record.idle_until_ms, record)

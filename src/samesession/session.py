@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from samesession.codec import ATOMS, decode, decode_all, encode, is_still
+from samesession.codec import ATOMS, are_still, decode, decode_again, decode_all, encode, is_still
 from samesession.errors import (
     ResponseStartedError,
     RetryableError,
@@ -24,7 +24,9 @@ from samesession.token import Token
 
 PRINCIPAL_BYTES = 256
 _MISSING = object()
+_COMMITTED = object()  # stands for a value that a commit has replaced; only its bytes are known
 _NOTHING: dict[str, Any] = {}  # shared, never written: a commit replaces it
+_DECODED = "decoded"  # where a record's `__dict__` keeps its contents
 
 
 class Client(NamedTuple):
@@ -37,7 +39,7 @@ class Client(NamedTuple):
 class Changes(NamedTuple):
     """What a request did to its session: encoded values to set, and keys to remove."""
 
-    sets: dict[str, bytes]
+    sets: Mapping[str, bytes]
     removes: tuple[str, ...]
 
     def __bool__(self) -> bool:
@@ -70,6 +72,8 @@ class Life:
         saved: the encoded values as loaded or last committed.
         base: the decoded values that stood in the dict then.
         changeable: keys of `base` whose values can change in place.
+        atoms: what was set key by key since and cannot change in place.
+        raws: the same, encoded.
         login_keys: a change of the first is a login or logout; the others are written with it.
         persistent: this cookie has Max-Age though the setting says no.
         keep_empty: a session without a key is kept all the same (Django's `save`).
@@ -94,6 +98,8 @@ class Life:
     base: Mapping[str, Any] = _NOTHING
     room: int | None = None
     changeable: Sequence[str] = ()
+    atoms: dict[str, Any] = _NOTHING
+    raws: dict[str, bytes] = _NOTHING
     login_keys: Sequence[str] = ()
     persistent = False
     keep_empty = False
@@ -114,10 +120,11 @@ class Session(dict[str, Any]):
         """Fill the dict from the record that was loaded, if any."""
         self._life = life
         self._used = self._written = self._lent = False
-        if life.record is not None:
-            life.principal = life.record.origin.principal
-            life.saved = life.record.values
-            life.base, life.changeable = decode_all(life.saved)
+        record = life.record
+        if record is not None:
+            life.principal = record.origin.principal
+            life.saved = record.values
+            life.base, life.changeable = _contents(record)
             dict.update(self, life.base)
 
     # -- who, and until when -------------------------------------------------------------------
@@ -207,12 +214,24 @@ class Session(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         """Set one key, refusing what could not be stored while the writer is still there."""
-        self.mark_accessed()
-        self._check({key: value})
+        if not self._used:
+            self._use()
+        _check_key(key)
+        raw = encode(key, value)
+        life = self._life
+        if life.room is None:
+            life.room = life.size_limit - _weight(life.saved)
+        life.room -= len(raw) + (len(key) if key.isascii() else len(key.encode()))
+        if life.room < 0:
+            self._weigh({key: raw})
         self._written = True
-        if type(value) not in ATOMS:
+        if type(value) in ATOMS:
+            if not life.raws:
+                life.atoms, life.raws = {}, {}
+            life.atoms[key], life.raws[key] = value, raw
+        else:
             self._lent = True  # the writer still holds it
-        super().__setitem__(key, value)
+        dict.__setitem__(self, key, value)
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         """As dict does."""
@@ -298,54 +317,58 @@ class Session(dict[str, Any]):
             return False
         # Nobody wrote, and nobody was given a value that can change, unless by a C library.
         life = self._life
-        base, saved = life.base, life.saved
-        for key in life.changeable:
-            if not is_still(base[key], saved[key], exactly=False):
-                return False
-        return dict.__eq__(self, base)
+        return dict.__eq__(self, life.base) and are_still(life.base, life.saved, life.changeable)
 
-    def may_have_changed(self) -> bool:
-        """Whether somebody wrote, or holds a value that can change, since it was last looked at."""
-        return self._written or self._lent
+    def saw(self, changes: Changes, saved: Mapping[str, bytes] | None = None) -> None:
+        """Take the contents as committed: later changes are compared with them.
 
-    def saw(self, changes: Changes) -> None:
-        """Take the contents as committed: later changes are compared with them."""
+        Args:
+            changes: what was committed.
+            saved: the values with these changes, where somebody has put them together already.
+        """
         life = self._life
-        saved = {**life.saved, **changes.sets}
-        for key in changes.removes:
-            saved.pop(key, None)
-        life.saved = saved
-        life.base = {key: value for key, value in dict.items(self)}  # noqa: C416  (dict() is slower)
-        life.changeable = [key for key, value in life.base.items() if type(value) not in ATOMS]
+        if saved is None:
+            saved = {**life.saved, **changes.sets}
+            for key in changes.removes:
+                saved.pop(key, None)
+        life.saved, life.atoms, life.raws = saved, _NOTHING, _NOTHING
+        # Few requests look again: then what was committed is compared by its bytes.
+        base = life.base = {**life.base, **dict.fromkeys(changes.sets, _COMMITTED)}
+        if changes.removes:
+            for key in changes.removes:
+                base.pop(key, None)
+            life.changeable = [key for key in life.changeable if key in base]
         self._written = False
         life.told = False
 
     def _compared(self) -> Changes:
         life = self._life
-        base, saved = life.base, life.saved
-        # `dict.` rather than `super().`, here and below: this runs at every request, at half the
-        # price.
-        if self.unchanged():
-            return _UNCHANGED
+        saved = life.saved
+        if not self._lent:
+            # Nobody was given a value that can change: if C calls see nothing beyond what was set
+            # key by key, that is all.
+            base = {**life.base, **life.atoms}
+            if dict.__eq__(self, base) and are_still(life.base, saved, life.changeable):
+                raws = life.raws
+                return Changes({key: raws[key] for key in raws if raws[key] != saved.get(key)}, ())
+        return self._closely_compared(life.base, saved)
+
+    def _closely_compared(self, base: Mapping[str, Any], saved: Mapping[str, bytes]) -> Changes:
         sets: dict[str, bytes] = {}
-        kept = 0
         for key, value in dict.items(self):
-            before = base.get(key, _MISSING)
-            kept += before is not _MISSING
-            known = before is value
-            if known and type(value) in ATOMS:
-                continue
-            before_raw = saved.get(key)
-            if known and before_raw is not None and is_still(value, before_raw, exactly=self._lent):
-                continue
-            raw = _encode_or_keep(key, value, before_raw if known else None)
-            if raw != before_raw:
+            before, raw = base.get(key, _MISSING), saved.get(key)
+            if before is value:
+                if type(value) in ATOMS or (raw is not None and is_still(value, raw)):
+                    continue
+            elif before is not _COMMITTED:
+                before = _MISSING
+            fresh = _encode_or_keep(key, value, None if before is _MISSING else raw)
+            if fresh != raw:
                 _check_key(key)
-                sets[key] = raw
-        removes: tuple[str, ...] = ()
-        if kept != len(base):
-            removes = tuple(base.keys() - dict.keys(self))
-        if sets and sum(map(len, sets.values())) + sum(map(len, saved.values())) > life.size_limit:
+                sets[key] = fresh
+        removes = tuple(key for key in base if not dict.__contains__(self, key))
+        limit = self._life.size_limit
+        if sets and sum(map(len, sets.values())) + sum(map(len, saved.values())) > limit:
             self._weigh(sets)
         return Changes(sets, removes)
 
@@ -373,6 +396,7 @@ class Session(dict[str, Any]):
         super().clear()
         life = self._life
         life.base, life.saved, life.room, life.changeable = {}, {}, None, ()
+        life.atoms, life.raws = _NOTHING, _NOTHING
         self._written = True
 
     def _check(self, new: Mapping[str, Any]) -> None:
@@ -402,10 +426,45 @@ class Session(dict[str, Any]):
             )
 
 
+def _contents(record: Record) -> tuple[dict[str, Any], Sequence[str]]:
+    """Decode a record, or of one that was decoded before only what can change in place.
+
+    Returns:
+        The contents, not to be changed, and the keys of those values that can change in place.
+    """
+    known = record.__dict__.get(_DECODED)
+    if known is None:
+        known = record.__dict__[_DECODED] = decode_all(record.values)
+        return known
+    contents, changeable = known
+    if changeable:
+        contents = {**contents}
+        for key in changeable:
+            contents[key] = decode_again(record.values[key])
+    return contents, changeable
+
+
+def decoded_too(record: Record, before: Record, changes: Changes) -> None:
+    """Spare the next request the decoding of what this one did not change."""
+    known = before.__dict__.get(_DECODED)
+    if known is None:
+        return
+    contents, changeable = {**known[0]}, known[1]
+    still = True
+    for key, raw in changes.sets.items():
+        value = contents[key] = decode_again(raw)
+        still = still and type(value) in ATOMS and key not in changeable
+    for key in changes.removes:
+        contents.pop(key, None)
+        still = False
+    if not still:
+        changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
+    record.__dict__[_DECODED] = contents, changeable
+
+
 def _weight(values: Mapping[str, bytes]) -> int:
     """Bytes of keys and values."""
-    keys = sum(map(len, values)) if all(map(str.isascii, values)) else len("".join(values).encode())
-    return keys + sum(map(len, values.values()))
+    return len("".join(values).encode()) + sum(map(len, values.values()))
 
 
 def _check_key(key: object) -> None:

@@ -41,6 +41,9 @@ SWEEP_BATCH = 100
 """A sweep of 500 held the write lock up to 74 ms (MEASURED 6)."""
 
 SWEEP_EVERY_MS = 1000
+KEPT, KEPT_BYTES = 2048, 4096
+"""Records remembered decoded by a process, and the largest such: 8 MB of bytes at most."""
+
 RESERVED = 0.2
 """The share of the map that new anonymous sessions may not use: it is for those who are known."""
 
@@ -65,12 +68,13 @@ class LocalStore:
         self._opened: lmdb.Environment | None = None
         self._pid = 0
         self._sweep_at = 0
+        self._read = _Read()
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; every worker of the server reads the one map."""
         with self._map.begin() as txn:
             raw = txn.get(_name(key))
-        return None if raw is None else _decoded(key, bytes(raw))
+        return None if raw is None else self._read.decoded(key, bytes(raw))
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
@@ -81,10 +85,11 @@ class LocalStore:
                 "sessions wait until others end; raise sticky://?size="
             )
         with self._writing() as txn:
-            stored = _get(txn, delta.key)
+            stored = _get(txn, delta.key, self._read)
             outcome, written = merge(stored, delta)
             if written is not None:
-                _put(txn, delta.key, written, before=stored)
+                raw = _put(txn, delta.key, written, before=stored)
+                self._read.keep(delta.key, raw, written)
         return outcome
 
     async def end(self, key: Key, ending: Ending) -> Mark:
@@ -206,6 +211,30 @@ class LocalStore:
         return dropped
 
 
+class _Read:
+    """What some bytes of the map mean, so that the same bytes are decoded once.
+
+    Browsers come in bursts: bytes are still read and compared every time, so nothing can be stale.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Key, tuple[bytes, Record | Mark]] = {}
+
+    def decoded(self, key: Key, raw: bytes) -> Record | Mark:
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] == raw:
+            return kept[1]
+        value = _decoded(key, raw)
+        self.keep(key, raw, value)
+        return value
+
+    def keep(self, key: Key, raw: bytes, value: Record | Mark) -> None:
+        if len(raw) <= KEPT_BYTES:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            self._kept[key] = raw, value
+
+
 def _drop_if_over(txn: lmdb.Transaction, key: Key, now: int) -> bool:
     """Drop what its deadline's entry named; what was touched since is entered anew."""
     stored = _get(txn, key)
@@ -231,13 +260,13 @@ def _end(txn: lmdb.Transaction, key: Key, ending: Ending) -> Mark:
 
 def _put(
     txn: lmdb.Transaction, key: Key, value: Record | Mark, *, before: Record | Mark | None
-) -> None:
-    """Write a record or mark, and its index entries where they change.
+) -> bytes:
+    """Write a record or mark, and its index entries where they change; return its bytes.
 
     A touch moves no entry: the sweep finds the old one and enters the new deadline.
     """
-    kind = _RECORD if isinstance(value, Record) else _MARK
-    txn.put(_name(key), kind + _pack(value))
+    raw = (_RECORD if isinstance(value, Record) else _MARK) + _pack(value)
+    txn.put(_name(key), raw)
     if before is None or isinstance(value, Mark):
         txn.put(_deadline(_forget_ms(value)) + key.encode(), b"")
     principal = value.origin.principal if isinstance(value, Record) else None
@@ -245,17 +274,18 @@ def _put(
         txn.put(_member(principal, key), b"")
     if isinstance(value, Mark) and isinstance(before, Record) and before.origin.principal:
         txn.delete(_member(before.origin.principal, key))
+    return raw
 
 
 def _forget_ms(value: Record | Mark) -> int:
     return (value.ends_ms if isinstance(value, Record) else value.at_ms) + MARK_MS
 
 
-def _get(txn: lmdb.Transaction, key: Key) -> Record | Mark | None:
+def _get(txn: lmdb.Transaction, key: Key, read: _Read | None = None) -> Record | Mark | None:
     """What is stored, for those who will write: something unreadable is as good as nothing."""
     raw = txn.get(_name(key))
     try:
-        return None if raw is None else _decoded(key, bytes(raw))
+        return None if raw is None else (read or _Read()).decoded(key, bytes(raw))
     except StoreCorruptError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
 from samesession.errors import ResponseStartedError, RetryableError
@@ -29,10 +30,11 @@ class CookieCodec:
 
     def values(self, header: bytes) -> list[bytes]:
         """The value that our name has in one Cookie header, or the first two different ones."""
+        needle = self._needle
+        if header.startswith(needle) and b";" not in header:  # as most browsers send it
+            return [header[len(needle) :].strip(b" \t")]
         found: list[bytes] = []
-        needle, past, at = self._needle, 0, header.find(self._needle)
-        if at == 0 and header.find(needle, 1) < 0:  # as most browsers send it
-            return [header[len(needle) :].partition(b";")[0].strip(b" \t")]
+        past, at = 0, header.find(needle)
         while at >= 0 and len(found) < 2:
             # No look back beyond the last match: 64 KB of look-alikes cost no more than 64 KB.
             semicolon = header.rfind(b";", past, at)
@@ -46,41 +48,44 @@ class CookieCodec:
             at = header.find(needle, past)
         return found
 
-    def set(self, life: Life) -> str:
+    def set(self, life: Life) -> bytes:
         """The Set-Cookie header's value that the request decided; deletion repeats the flags."""
-        if not life.cookie:
-            gone = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
-            return f"{self._name}={self._attributes}{gone}"
         age = ""
-        if (self._persistent or life.persistent) and life.token is not None:
+        if not life.cookie:
+            age = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        elif (self._persistent or life.persistent) and life.token is not None:
             age = f"; Max-Age={max(0, (life.token.absolute_ms - life.arrived_ms) // 1000)}"
-        return f"{self._name}={life.cookie}{self._attributes}{age}"
+        return f"{self._name}={life.cookie}{self._attributes}{age}".encode("latin-1")
 
 
-def varied(headers: Headers) -> Headers:
-    """Add ``Vary: Cookie``, unless it is said already: the answer depends on the session (S12).
+def varied(headers: Iterable[tuple[bytes, bytes]], cookie: bytes | None) -> Headers:
+    """Return a response's headers with what its session adds to them (S12).
 
-    One header in the end: middleware around ours may keep only the first (Starlette's do).
+    Args:
+        headers: what the application said.
+        cookie: Set-Cookie's value, if there is one; then nothing said about caching stands.
     """
-    for name, _ in headers:
-        if name.lower() == b"vary":
-            return _merged_vary(headers)
-    return [*headers, (b"vary", b"Cookie")]
+    headers = list(headers)
+    names = [name.lower() for name, _ in headers]
+    if b"vary" in names:
+        headers = _merged_vary(headers)
+    else:
+        headers.append((b"vary", b"Cookie"))
+    if cookie is not None:
+        if b"cache-control" in names:
+            headers = [said for said in headers if said[0].lower() != b"cache-control"]
+        headers += ((b"cache-control", b"no-store"), (b"set-cookie", cookie))
+    return headers
 
 
 def _merged_vary(headers: Headers) -> Headers:
+    """One header in the end: middleware around ours may keep only the first (Starlette's do)."""
     said = [value for name, value in headers if name.lower() == b"vary"]
     names = {part.strip().lower() for value in said for part in value.split(b",")}
     if not names & {b"cookie", b"*"}:
         said.append(b"Cookie")
     kept = [(name, value) for name, value in headers if name.lower() != b"vary"]
     return [*kept, (b"vary", b", ".join(said))]
-
-
-def uncached(headers: Headers) -> Headers:
-    """Replace whatever was said about caching: this answer carries somebody's cookie (S12)."""
-    kept = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
-    return [*kept, (b"cache-control", b"no-store")]
 
 
 async def nothing_left(core: Lifecycle, session: Session) -> None:

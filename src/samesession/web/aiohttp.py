@@ -26,7 +26,6 @@ from samesession.web._http import (
     client_of,
     nothing_left,
     unavailable,
-    uncached,
     varied,
 )
 from samesession.web._sockets import POLICY_VIOLATION, Sockets
@@ -228,12 +227,9 @@ class _Adapter:
     def _say(self, session: Session, response: web.StreamResponse) -> None:
         if not session._used:
             return
-        headers = varied(
-            [(name.encode(), value.encode()) for name, value in response.headers.items()]
-        )
-        if session._life.cookie is not None:
-            cookie = self._codec.set(session._life).encode("latin-1")
-            headers = [*uncached(headers), (b"Set-Cookie", cookie)]
+        cookie = None if session._life.cookie is None else self._codec.set(session._life)
+        raw = [(name.encode(), value.encode()) for name, value in response.headers.items()]
+        headers = varied(raw, cookie)
         said = CIMultiDict((name.decode(), value.decode()) for name, value in headers)
         response.headers.clear()
         response.headers.extend(said)

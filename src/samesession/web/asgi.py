@@ -7,7 +7,7 @@ before the first byte of the response.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,7 +21,6 @@ from samesession.web._http import (
     client_of,
     nothing_left,
     unavailable,
-    uncached,
     varied,
 )
 from samesession.web._sockets import Sockets
@@ -64,13 +63,73 @@ class SessionMiddleware:
         self._codec = CookieCodec(sessions.cookie)
         self._sockets = Sockets(self._core)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: C901  (a request from top to bottom; each call more costs every request)
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answer one request, one socket, or one server's life."""
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        core = self._core
+        session = await core.open(
+            self._cookie(scope["headers"]), partial(_client, scope), self.kind
+        )
+        scope["session"], life = session, session._life
+        refused = streams = False
+
+        async def sending(message: Message) -> None:
+            nonlocal refused, streams
+            if refused:
+                return  # 503 was the answer
+            kind = message["type"]
+            if kind == "http.response.start" and not life.started:
+                refused = not (core.only_read(session) or await self._finished(session, send))
+                if refused:
+                    return
+                life.started = True
+                message = self.headers(session, message)
+            elif kind == "http.response.body":
+                if message.get("more_body"):
+                    streams = True
+                elif streams and core.uncommitted(session):
+                    await nothing_left(core, session)  # the client shall not see a whole answer
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception as error:
+            if not await self._failed(session, error, send, refused=refused):
+                raise
+        else:
+            if life.started and core.uncommitted(session):
+                await nothing_left(core, session)
+
+    async def _finished(self, session: Session, send: Send) -> bool:
+        """Commit before the first byte; where that fails, 503 is the answer."""
+        try:
+            await self._core.finish(session)
+        except RetryableError as error:
+            await _refuse(error, send)
+            return False
+        return True
+
+    async def _failed(
+        self, session: Session, error: Exception, send: Send, *, refused: bool
+    ) -> bool:
+        """Answer 503 when the session was the reason; whether that is all there is to say."""
+        life = session._life
+        with suppress(RetryableError):  # a logout counts
+            await self._core.finish(session, failed=True)
+        retryable = isinstance(error, RetryableError)
+        failure = error if retryable else life.failure if life.failed else None
+        if failure is not None and not (life.started or refused):
+            refused = True
+            await _refuse(failure, send)  # also where the handler made something else of it
+        return retryable and refused
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "http":
-            session = await self.open(scope)
-            await _Http(self, session, send).run(scope, receive)
-        elif kind == "websocket":
+        if kind == "websocket":
             session = await self.open(scope)
             committing = self._committing(session, send)
             await self._sockets.run(self.app, session, scope, receive, send, committing)
@@ -81,27 +140,31 @@ class SessionMiddleware:
 
     async def open(self, scope: Scope) -> Session:
         """Open the session that a request's cookie names."""
-        values: list[bytes] = []
-        for name, header in scope["headers"]:
-            if name == b"cookie":  # HTTP/2 may split the header (RFC 9113 8.2.3)
-                values += self._codec.values(header)
-        value = values[0] if values else None
-        if len(values) > 1 and any(other != value for other in values):
-            # Which of the two is meant cannot be known, and one may be planted.
-            self.sessions.counts.add("ambiguous")
-            value = None
-        session = await self._core.open(value, partial(_client, scope), self.kind)
+        cookie = self._cookie(scope["headers"])
+        session = await self._core.open(cookie, partial(_client, scope), self.kind)
         scope["session"] = session
         return session
+
+    def _cookie(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """The value of the one cookie of our name, if there is one."""
+        values: list[bytes] = []
+        for name, header in headers:
+            if name == b"cookie":  # HTTP/2 may split the header (RFC 9113 8.2.3)
+                values += self._codec.values(header)
+        if not values:
+            return None
+        if len(values) > 1 and any(other != values[0] for other in values):
+            # Which of the two is meant cannot be known, and one may be planted.
+            self.sessions.counts.add("ambiguous")
+            return None
+        return values[0]
 
     def headers(self, session: Session, message: Message) -> Message:
         """The response's start with what the session adds to its headers."""
         if session._used:
-            headers = varied(list(message.get("headers", ())))
-            if session._life.cookie is not None:
-                cookie = self._codec.set(session._life).encode("latin-1")
-                headers = [*uncached(headers), (b"set-cookie", cookie)]
-            message["headers"] = headers
+            life = session._life
+            cookie = None if life.cookie is None else self._codec.set(life)
+            message["headers"] = varied(message.get("headers", ()), cookie)
         return message
 
     def _committing(self, session: Session, send: Send) -> Send:
@@ -123,61 +186,10 @@ class SessionMiddleware:
         await self.app(scope, receive, sending)
 
 
-class _Http:
-    """One http request: the send that commits before the first byte."""
-
-    __slots__ = ("_core", "_middleware", "_refused", "_send", "_session", "_streams")
-
-    def __init__(self, middleware: SessionMiddleware, session: Session, send: Send) -> None:
-        self._middleware = middleware
-        self._core = middleware._core
-        self._session = session
-        self._send = send
-        self._refused = self._streams = False
-
-    async def run(self, scope: Scope, receive: Receive) -> None:
-        life = self._session._life
-        try:
-            await self._middleware.app(scope, receive, self.send)
-        except Exception as error:
-            with suppress(RetryableError):  # a logout counts
-                await self._core.finish(self._session, failed=True)
-            retryable = isinstance(error, RetryableError)
-            failure = error if retryable else life.failure if life.failed else None
-            if failure is not None and not (life.started or self._refused):
-                await self._refuse(failure)  # also where the handler made something else of it
-            if not (retryable and self._refused):
-                raise
-            return
-        if life.started and self._core.uncommitted(self._session):
-            await nothing_left(self._core, self._session)
-
-    async def send(self, message: Message) -> None:
-        if self._refused:
-            return  # 503 was the answer
-        kind = message["type"]
-        session = self._session
-        if kind == "http.response.start" and not session._life.started:
-            if not self._core.only_read(session):
-                try:
-                    await self._core.finish(session)
-                except RetryableError as error:
-                    await self._refuse(error)
-                    return
-            session._life.started = True
-            message = self._middleware.headers(session, message)
-        elif kind == "http.response.body":
-            if message.get("more_body"):
-                self._streams = True
-            elif self._streams and self._core.uncommitted(session):
-                await nothing_left(self._core, session)  # the client shall not see a whole answer
-        await self._send(message)
-
-    async def _refuse(self, error: Exception) -> None:
-        self._refused = True
-        headers, body = unavailable(error)
-        await self._send({"type": "http.response.start", "status": 503, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+async def _refuse(error: Exception, send: Send) -> None:
+    headers, body = unavailable(error)
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _client(scope: Scope) -> Client:

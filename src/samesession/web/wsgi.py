@@ -24,7 +24,6 @@ from samesession.web._http import (
     client_of,
     nothing_left,
     unavailable,
-    uncached,
     varied,
 )
 
@@ -88,10 +87,10 @@ class SessionMiddleware:
         """A response's headers with what the session adds to them."""
         if not session._used:
             return headers
-        raw = varied([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
-        if session._life.cookie is not None:
-            cookie = self._codec.set(session._life).encode("latin-1")
-            raw = [*uncached(raw), (b"Set-Cookie", cookie)]
+        said = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        life = session._life
+        cookie = None if life.cookie is None else self._codec.set(life)
+        raw = varied(said, cookie)
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
