@@ -75,6 +75,7 @@ class Life:
         atoms: what was set key by key since and cannot change in place.
         raws: the same, encoded.
         login_keys: a change of the first is a login or logout; the others are written with it.
+        followed: what the first said when it was last looked at.
         persistent: this cookie has Max-Age though the setting says no.
         keep_empty: a session without a key is kept all the same (Django's `save`).
         room: bytes that may still be written at least, once something was.
@@ -101,6 +102,7 @@ class Life:
     atoms: dict[str, Any] = _NOTHING
     raws: dict[str, bytes] = _NOTHING
     login_keys: Sequence[str] = ()
+    followed: Any = _MISSING
     persistent = False
     keep_empty = False
 
@@ -293,15 +295,18 @@ class Session(dict[str, Any]):
         another principal goes, and after a logout the rest goes on under a new id.
         """
         life = self._life
-        if not life.login_keys or life.leaving is Reason.LOGIN:
+        if not life.login_keys:
             return
-        value, before = dict.get(self, life.login_keys[0]), life.base.get(life.login_keys[0])
-        if value == before:
+        value = dict.get(self, life.login_keys[0])
+        before = life.base.get(life.login_keys[0]) if life.followed is _MISSING else life.followed
+        life.followed = value
+        if value == before or life.leaving is Reason.LOGIN:  # said by the application itself
             return
         contents, principal = dict.copy(self), "" if value is None else str(value)
         if not principal:
             self.logout()
             self.update(contents)
+            life.followed = value
         elif life.principal in {None, principal}:
             self.login(principal)
         else:
@@ -310,6 +315,7 @@ class Session(dict[str, Any]):
             mine.update({k: contents[k] for k in life.login_keys if k in contents})
             self.login(principal)
             self.update(mine)
+            life.followed = value
 
     def unchanged(self) -> bool:
         """Whether C calls can tell that nothing changed; False: compare closely."""
@@ -397,6 +403,7 @@ class Session(dict[str, Any]):
         life = self._life
         life.base, life.saved, life.room, life.changeable = {}, {}, None, ()
         life.atoms, life.raws = _NOTHING, _NOTHING
+        life.followed = None
         self._written = True
 
     def _check(self, new: Mapping[str, Any]) -> None:

@@ -59,6 +59,7 @@ from django.test import Client, RequestFactory, override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 from django.urls import path
 
+from samesession import testing
 from samesession.errors import ConfigError
 from samesession.web.django import SessionStore, get_sessions
 
@@ -231,6 +232,11 @@ def test_the_test_clients_login(client: Client) -> None:
     assert client.get("/me/").content == b"ann ['coffee']"
     client.logout()
     assert client.get("/me/").content == b" []"
+
+
+def test_sign_in_of_our_own_testing_module(client: Client) -> None:
+    testing.sign_in(client, get_sessions(), User.objects.get(username="ann"), basket=["tea"])
+    assert client.get("/me/").content == b"ann ['tea']"
 
 
 def test_signing_out_everywhere(client: Client) -> None:

@@ -71,7 +71,7 @@ class SessionStore(SessionBase):
             return bool(self._modified)
         if session._life.failed:
             raise session._life.failure.with_traceback(None)
-        if not session.may_have_changed():
+        if not (session._written or session._lent):
             return False
         changes = session.changes()
         return bool(changes) and changes != self._disowned
