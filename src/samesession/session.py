@@ -76,6 +76,7 @@ class Life:
         raws: the same, encoded.
         login_keys: a change of the first is a login or logout; the others are written with it.
         followed: what the first said when it was last looked at.
+        by_header: the token travels in a header of its own, not in the cookie.
         persistent: this cookie has Max-Age though the setting says no.
         keep_empty: a session without a key is kept all the same (Django's `save`).
         room: bytes that may still be written at least, once something was.
@@ -103,6 +104,7 @@ class Life:
     raws: dict[str, bytes] = _NOTHING
     login_keys: Sequence[str] = ()
     followed: Any = _MISSING
+    by_header = False
     persistent = False
     keep_empty = False
 

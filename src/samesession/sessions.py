@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from samesession._bridge import ready
 from samesession._random import random_bytes
@@ -20,6 +21,7 @@ from samesession.lifecycle import Held, Lifecycle, Tools
 from samesession.session import Client, Session
 from samesession.settings import (
     MAKE_A_KEY,
+    Carrier,
     Cookie,
     Limits,
     duration_ms,
@@ -58,12 +60,14 @@ class Sessions:
         limits: Limits,
         cookie: Cookie,
         principal_key: str | None = None,
+        carrier: Carrier = Carrier.COOKIE,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         """Compose; `from_url` and `from_env` are the usual ways in."""
         self.strategy = strategy
         self.limits = limits
         self.cookie = cookie
+        self.carrier = carrier
         self._counts = Counts()
         login_keys = () if principal_key is None else (principal_key,)
         signer = Signer(tuple(keys))
@@ -80,6 +84,7 @@ class Sessions:
         cookie: Cookie | None = None,
         max_size: int = 64 * 1024,
         principal_key: str | None = None,
+        carrier: Carrier | Literal["cookie", "header", "both"] = Carrier.COOKIE,
     ) -> Sessions:
         """Make the sessions of a strategy.
 
@@ -92,13 +97,15 @@ class Sessions:
             max_size: bytes of one session's keys and encoded values.
             principal_key: where the application itself marks who is signed in, such as
                 ``"user_id"``: a change of that key is a login or a logout.
+            carrier: ``"header"`` for programs that keep no cookies, ``"both"`` for a site that
+                has both kinds of clients.
 
         Raises:
             ConfigError: naming the setting, its value and the way out.
         """
         limits = Limits.of(idle, lifetime, max_size)
         ring = keys_from(keys, "keys")
-        return cls._checked(url, ring, limits, cookie or Cookie(), principal_key)
+        return cls._checked(url, ring, limits, cookie or Cookie(), principal_key, carrier)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Sessions:
@@ -107,7 +114,8 @@ class Sessions:
         ``SAMESESSION_URL``, ``SAMESESSION_KEYS`` (separated by spaces or commas) or
         ``SAMESESSION_KEYS_FILE`` (one a line), ``SAMESESSION_IDLE`` and ``SAMESESSION_LIFETIME``
         (``30m``, ``12h``), ``SAMESESSION_SECURE`` (``0`` for plain http), ``SAMESESSION_COOKIE``
-        (its name), ``SAMESESSION_MAX_SIZE`` (``64KB``), ``SAMESESSION_PRINCIPAL_KEY``.
+        (its name), ``SAMESESSION_MAX_SIZE`` (``64KB``), ``SAMESESSION_PRINCIPAL_KEY``,
+        ``SAMESESSION_CARRIER`` (``cookie``, ``header``, ``both``).
 
         Raises:
             ConfigError: naming the variable, its value and the way out.
@@ -129,7 +137,8 @@ class Sessions:
         )
         cookie = Cookie(name=env.get("SAMESESSION_COOKIE", ""), secure=secure == "1")
         principal_key = env.get("SAMESESSION_PRINCIPAL_KEY")
-        return cls._checked(url, _keys(env), limits, cookie, principal_key)
+        carrier = env.get("SAMESESSION_CARRIER", "cookie")
+        return cls._checked(url, _keys(env), limits, cookie, principal_key, carrier)
 
     @classmethod
     def _checked(
@@ -139,6 +148,7 @@ class Sessions:
         limits: Limits,
         cookie: Cookie,
         principal_key: str | None,
+        carrier: str,
     ) -> Sessions:
         strategy = strategy_of(url)
         if principal_key == "" or not isinstance(principal_key, str | None):
@@ -146,12 +156,14 @@ class Sessions:
                 f"principal_key={principal_key!r} is no key of a session; "
                 "write the one that your login sets, such as 'user_id'"
             )
+        if carrier not in list(Carrier):
+            raise ConfigError(f"carrier={carrier!r} is none of 'cookie', 'header', 'both'")
         if not keys and strategy.name != "memory":
             raise ConfigError(
                 f"{redacted(url)} needs keys, the same on every server: keys=[…] or "
                 f"SAMESESSION_KEYS ({MAKE_A_KEY})"
             )
-        if not cookie.secure:
+        if not cookie.secure and carrier != Carrier.HEADER:
             log.warning("cookie %r travels over plain http: development only", cookie.name)
         sessions = cls(
             strategy,
@@ -159,6 +171,7 @@ class Sessions:
             limits=limits,
             cookie=cookie,
             principal_key=principal_key,
+            carrier=Carrier(carrier),
         )
         _ = sessions.loops  # a wrong URL or a missing client library fails here, at start-up
         return sessions

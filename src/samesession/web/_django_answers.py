@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.http import HttpResponse
 
@@ -36,7 +38,13 @@ def complete(store: type) -> None:
 
 
 def process_exception(_self: Any, _request: Any, error: Exception) -> Any:
-    """Answer 503 where the session was the reason."""
+    """Answer 503 where the session was the reason; a view's own `save` is told as Django's is.
+
+    Raises:
+        SessionInterrupted: the view saved a session that had ended; Django answers 400.
+    """
+    if isinstance(error, UpdateError):
+        raise SessionInterrupted("the session was ended before this request was over") from error
     return _unavailable(error) if isinstance(error, RetryableError) else None
 
 

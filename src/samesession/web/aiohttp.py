@@ -26,7 +26,6 @@ from samesession.web._http import (
     client_of,
     nothing_left,
     unavailable,
-    varied,
 )
 from samesession.web._sockets import POLICY_VIOLATION, Sockets
 
@@ -149,18 +148,23 @@ class _Adapter:
         self.sockets = Sockets(sessions.loops)
         self._sessions = sessions
         self._core: Lifecycle = sessions.loops
-        self._codec = CookieCodec(sessions.cookie)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
 
     async def open(self, request: web.Request) -> AiohttpSession:
         values: list[bytes] = []
-        for header in request.headers.getall("Cookie", ()):
-            values += self._codec.values(header.encode("utf-8", "surrogateescape"))
+        for said in request.headers.getall("Cookie", ()):
+            values += self._codec.values(said.encode("utf-8", "surrogateescape"))
         if len(set(values)) > 1:
             # Which of the two is meant cannot be known, and one may be planted.
             self._sessions.counts.add("ambiguous")
             values = []
-        value = values[0] if values else None
+        value, by_header = values[0] if values else None, False
+        if not self._codec.plain:
+            token = request.headers.get("Session-Token")
+            header = None if token is None else token.encode("utf-8", "surrogateescape")
+            value, by_header = self._codec.carried(header, value)
         session = await self._core.open(value, partial(_client, request), AiohttpSession)
+        session._life.by_header = by_header
         return cast("AiohttpSession", session)
 
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -227,9 +231,8 @@ class _Adapter:
     def _say(self, session: Session, response: web.StreamResponse) -> None:
         if not session._used:
             return
-        cookie = None if session._life.cookie is None else self._codec.set(session._life)
         raw = [(name.encode(), value.encode()) for name, value in response.headers.items()]
-        headers = varied(raw, cookie)
+        headers = self._codec.answered(raw, session._life)
         said = CIMultiDict((name.decode(), value.decode()) for name, value in headers)
         response.headers.clear()
         response.headers.extend(said)

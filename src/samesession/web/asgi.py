@@ -17,11 +17,11 @@ from samesession.session import Client, Session
 from samesession.sessions import Sessions
 from samesession.web._checks import check_once, check_sessions, is_wsgi
 from samesession.web._http import (
+    TOKEN_HEADER,
     CookieCodec,
     client_of,
     nothing_left,
     unavailable,
-    varied,
 )
 from samesession.web._sockets import Sockets
 
@@ -60,7 +60,7 @@ class SessionMiddleware:
         self.app = app
         self.sessions = sessions
         self._core = sessions.loops
-        self._codec = CookieCodec(sessions.cookie)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
         self._sockets = Sockets(self._core)
 
     async def __call__(  # noqa: C901  (a request from top to bottom; each call more costs every request)
@@ -71,10 +71,12 @@ class SessionMiddleware:
             await self._other(scope, receive, send)
             return
         core = self._core
-        session = await core.open(
-            self._cookie(scope["headers"]), partial(_client, scope), self.kind
-        )
-        scope["session"], life = session, session._life
+        if self._codec.plain:  # one call less, for most
+            cookie = self._cookie(scope["headers"])
+            session = scope["session"] = await core.open(cookie, partial(_client, scope), self.kind)
+        else:
+            session = await self.open(scope)
+        life = session._life
         refused = streams = False
 
         async def sending(message: Message) -> None:
@@ -140,8 +142,12 @@ class SessionMiddleware:
 
     async def open(self, scope: Scope) -> Session:
         """Open the session that a request's cookie names."""
-        cookie = self._cookie(scope["headers"])
+        cookie, by_header = self._cookie(scope["headers"]), False
+        if not self._codec.plain:
+            tokens = [value for name, value in scope["headers"] if name == TOKEN_HEADER]
+            cookie, by_header = self._codec.carried(tokens[0] if tokens else None, cookie)
         session = await self._core.open(cookie, partial(_client, scope), self.kind)
+        session._life.by_header = by_header
         scope["session"] = session
         return session
 
@@ -163,8 +169,7 @@ class SessionMiddleware:
         """The response's start with what the session adds to its headers."""
         if session._used:
             life = session._life
-            cookie = None if life.cookie is None else self._codec.set(life)
-            message["headers"] = varied(message.get("headers", ()), cookie)
+            message["headers"] = self._codec.answered(message.get("headers", ()), life)
         return message
 
     def _committing(self, session: Session, send: Send) -> Send:

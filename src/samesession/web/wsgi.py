@@ -24,7 +24,6 @@ from samesession.web._http import (
     client_of,
     nothing_left,
     unavailable,
-    varied,
 )
 
 log = logging.getLogger("samesession")
@@ -57,7 +56,7 @@ class SessionMiddleware:
         self.sessions = sessions
         self._blocking: BlockingSessions = sessions.blocking
         self._core: Lifecycle = sessions.threads
-        self._codec = CookieCodec(sessions.cookie)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -80,17 +79,21 @@ class SessionMiddleware:
             # Which of the two is meant cannot be known, and one may be planted.
             self.sessions.counts.add("ambiguous")
             values = []
-        value = values[0] if values else None
-        return self._blocking.open(value, partial(_client, environ), self.kind)
+        value, by_header = values[0] if values else None, False
+        if not self._codec.plain:
+            token = environ.get("HTTP_SESSION_TOKEN")
+            header = None if token is None else token.encode("latin-1", "replace")
+            value, by_header = self._codec.carried(header, value)
+        session = self._blocking.open(value, partial(_client, environ), self.kind)
+        session._life.by_header = by_header
+        return session
 
     def headers(self, session: Session, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """A response's headers with what the session adds to them."""
         if not session._used:
             return headers
         said = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        life = session._life
-        cookie = None if life.cookie is None else self._codec.set(life)
-        raw = varied(said, cookie)
+        raw = self._codec.answered(said, session._life)
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
