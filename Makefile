@@ -37,7 +37,7 @@ test: $(READY) ## run the tests against real engines: make test ARGS="-k redis"
 check: $(READY) ## format, lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict src
+	$(BIN)/mypy --strict src tests/typed
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports --no-logo
 

@@ -3,6 +3,6 @@
 from samesession.lifecycle import Held
 from samesession.session import Session
 from samesession.sessions import Sessions
-from samesession.settings import Cookie
+from samesession.settings import Carrier, Cookie
 
-__all__ = ["Cookie", "Held", "Session", "Sessions"]
+__all__ = ["Carrier", "Cookie", "Held", "Session", "Sessions"]

@@ -68,6 +68,7 @@ class Tools(Struct, frozen=True):
     Attributes:
         clock: milliseconds since the epoch.
         random: that many unpredictable bytes (`samesession._random`).
+        login_keys: see `Life`.
     """
 
     signer: Signer
@@ -75,6 +76,7 @@ class Tools(Struct, frozen=True):
     counts: Counts
     clock: Callable[[], int]
     random: Callable[[int], bytes]
+    login_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +108,30 @@ class Lifecycle:
         self._signer = tools.signer
         self._counts = tools.counts
         self._clock = tools.clock
+        self._login_keys = tools.login_keys
         self._size_limit = tools.limits.size_bytes
         self._step_ms = tools.limits.idle_ms // TOUCH_FRACTION or 1
         self._fresh_ms = tools.limits.idle_ms - self._step_ms
 
     # -- open ------------------------------------------------------------------------------------
 
-    async def open(self, value: bytes | None, client: Callable[[], Client] = Client) -> Session:
-        """See `Sessions.open`."""
+    async def open(
+        self,
+        value: bytes | None,
+        client: Callable[[], Client] = Client,
+        kind: type[Session] = Session,
+    ) -> Session:
+        """See `Sessions.open`; ``kind`` is how a framework calls it."""
         now = self._clock()
         life = Life(now, self._size_limit, client)
         _request.set(life)
+        life.login_keys = self._login_keys
         if value is None:
-            return Session(life)
+            return kind(life)
         token = self._signer.loads(value, now_ms=now)
         if isinstance(token, Refusal):
             self._counts.add(token.value)
-            return Session(life)
+            return kind(life)
         life.token, seen = token, token.version
         life.seen = seen.number
         try:
@@ -145,7 +154,7 @@ class Lifecycle:
             elif now - found.at_ms < MARK_MS:
                 self._counts.add("quiet")
                 life.quiet = True
-        session = Session(life)
+        session = kind(life)
         if len(life.base) != len(life.saved):
             self._counts.add("corrupt", len(life.saved) - len(life.base))
         return session
@@ -223,6 +232,7 @@ class Lifecycle:
         session.mark_accessed()
         life = session._life
         try:
+            session.follow()
             if life.leaving is not None:
                 await self._leave(session, life, life.leaving)
             elif life.record is not None:
@@ -252,7 +262,7 @@ class Lifecycle:
             removes=changes.removes,
             at_least=record.version,
             floor=life.seen,
-            keep_empty=record.origin.principal is not None,
+            keep_empty=life.keep_empty or record.origin.principal is not None,
         )
         outcome = await self._commit(delta)
         if isinstance(outcome, Lost):
@@ -317,7 +327,7 @@ class Lifecycle:
         """Store a session for the first time, if there is anything to store."""
         changes = session.changes()
         signs_in = life.principal is not None
-        if not (changes or signs_in):
+        if not (changes or signs_in or life.keep_empty):
             return
         now = self._clock()
         absent_and_late = life.token is not None and now - life.arrived_ms > LATE_MS

@@ -74,6 +74,11 @@ class Life:
         changeable: keys of `base` whose values can change in place.
         atoms: what was set key by key since and cannot change in place.
         raws: the same, encoded.
+        login_keys: a change of the first is a login or logout; the others are written with it.
+        followed: what the first said when it was last looked at.
+        by_header: the token travels in a header of its own, not in the cookie.
+        persistent: this cookie has Max-Age though the setting says no.
+        keep_empty: a session without a key is kept all the same (Django's `save`).
         room: bytes that may still be written at least, once something was.
     """
 
@@ -97,6 +102,11 @@ class Life:
     changeable: Sequence[str] = ()
     atoms: dict[str, Any] = _NOTHING
     raws: dict[str, bytes] = _NOTHING
+    login_keys: Sequence[str] = ()
+    followed: Any = _MISSING
+    by_header = False
+    persistent = False
+    keep_empty = False
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
         """Begin."""
@@ -280,6 +290,35 @@ class Session(dict[str, Any]):
             self._life.told = True
             raise
 
+    def follow(self) -> None:
+        """Take a change of the first login key for the login or logout that it is (S6).
+
+        For applications that mark it themselves: what stood beside a login stays, what stood beside
+        another principal goes, and after a logout the rest goes on under a new id.
+        """
+        life = self._life
+        if not life.login_keys:
+            return
+        value = dict.get(self, life.login_keys[0])
+        before = life.base.get(life.login_keys[0]) if life.followed is _MISSING else life.followed
+        life.followed = value
+        if value == before or life.leaving is Reason.LOGIN:  # said by the application itself
+            return
+        contents, principal = dict.copy(self), "" if value is None else str(value)
+        if not principal:
+            self.logout()
+            self.update(contents)
+            life.followed = value
+        elif life.principal in {None, principal}:
+            self.login(principal)
+        else:
+            base = dict(life.base)
+            mine = {k: v for k, v in contents.items() if base.get(k, _MISSING) is not v}
+            mine.update({k: contents[k] for k in life.login_keys if k in contents})
+            self.login(principal)
+            self.update(mine)
+            life.followed = value
+
     def unchanged(self) -> bool:
         """Whether C calls can tell that nothing changed; False: compare closely."""
         if self._written or self._lent:
@@ -366,6 +405,7 @@ class Session(dict[str, Any]):
         life = self._life
         life.base, life.saved, life.room, life.changeable = {}, {}, None, ()
         life.atoms, life.raws = _NOTHING, _NOTHING
+        life.followed = None
         self._written = True
 
     def _check(self, new: Mapping[str, Any]) -> None:

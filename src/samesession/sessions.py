@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from samesession._bridge import ready
 from samesession._random import random_bytes
@@ -20,6 +21,7 @@ from samesession.lifecycle import Held, Lifecycle, Tools
 from samesession.session import Client, Session
 from samesession.settings import (
     MAKE_A_KEY,
+    Carrier,
     Cookie,
     Limits,
     duration_ms,
@@ -57,14 +59,19 @@ class Sessions:
         *,
         limits: Limits,
         cookie: Cookie,
+        principal_key: str | None = None,
+        carrier: Carrier = Carrier.COOKIE,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         """Compose; `from_url` and `from_env` are the usual ways in."""
         self.strategy = strategy
         self.limits = limits
         self.cookie = cookie
+        self.carrier = carrier
         self._counts = Counts()
-        self._tools = Tools(Signer(tuple(keys)), limits, self._counts, clock, random_bytes)
+        login_keys = () if principal_key is None else (principal_key,)
+        signer = Signer(tuple(keys))
+        self._tools = Tools(signer, limits, self._counts, clock, random_bytes, login_keys)
 
     @classmethod
     def from_url(
@@ -76,6 +83,8 @@ class Sessions:
         lifetime: timedelta = timedelta(hours=12),
         cookie: Cookie | None = None,
         max_size: int = 64 * 1024,
+        principal_key: str | None = None,
+        carrier: Carrier | Literal["cookie", "header", "both"] = Carrier.COOKIE,
     ) -> Sessions:
         """Make the sessions of a strategy.
 
@@ -86,12 +95,17 @@ class Sessions:
             lifetime: its absolute end, fixed when it is made, never infinite.
             cookie: ``Cookie(secure=False)`` for plain http while developing.
             max_size: bytes of one session's keys and encoded values.
+            principal_key: where the application itself marks who is signed in, such as
+                ``"user_id"``: a change of that key is a login or a logout.
+            carrier: ``"header"`` for programs that keep no cookies, ``"both"`` for a site that
+                has both kinds of clients.
 
         Raises:
             ConfigError: naming the setting, its value and the way out.
         """
         limits = Limits.of(idle, lifetime, max_size)
-        return cls._checked(url, keys_from(keys, "keys"), limits, cookie or Cookie())
+        ring = keys_from(keys, "keys")
+        return cls._checked(url, ring, limits, cookie or Cookie(), principal_key, carrier)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Sessions:
@@ -100,7 +114,8 @@ class Sessions:
         ``SAMESESSION_URL``, ``SAMESESSION_KEYS`` (separated by spaces or commas) or
         ``SAMESESSION_KEYS_FILE`` (one a line), ``SAMESESSION_IDLE`` and ``SAMESESSION_LIFETIME``
         (``30m``, ``12h``), ``SAMESESSION_SECURE`` (``0`` for plain http), ``SAMESESSION_COOKIE``
-        (its name), ``SAMESESSION_MAX_SIZE`` (``64KB``).
+        (its name), ``SAMESESSION_MAX_SIZE`` (``64KB``), ``SAMESESSION_PRINCIPAL_KEY``,
+        ``SAMESESSION_CARRIER`` (``cookie``, ``header``, ``both``).
 
         Raises:
             ConfigError: naming the variable, its value and the way out.
@@ -121,21 +136,43 @@ class Sessions:
             size_bytes(env.get("SAMESESSION_MAX_SIZE", "64KB"), "SAMESESSION_MAX_SIZE"),
         )
         cookie = Cookie(name=env.get("SAMESESSION_COOKIE", ""), secure=secure == "1")
-        return cls._checked(url, _keys(env), limits, cookie)
+        principal_key = env.get("SAMESESSION_PRINCIPAL_KEY")
+        carrier = env.get("SAMESESSION_CARRIER", "cookie")
+        return cls._checked(url, _keys(env), limits, cookie, principal_key, carrier)
 
     @classmethod
     def _checked(
-        cls, url: str, keys: tuple[bytes, ...], limits: Limits, cookie: Cookie
+        cls,
+        url: str,
+        keys: tuple[bytes, ...],
+        limits: Limits,
+        cookie: Cookie,
+        principal_key: str | None,
+        carrier: str,
     ) -> Sessions:
         strategy = strategy_of(url)
+        if principal_key == "" or not isinstance(principal_key, str | None):
+            raise ConfigError(
+                f"principal_key={principal_key!r} is no key of a session; "
+                "write the one that your login sets, such as 'user_id'"
+            )
+        if carrier not in list(Carrier):
+            raise ConfigError(f"carrier={carrier!r} is none of 'cookie', 'header', 'both'")
         if not keys and strategy.name != "memory":
             raise ConfigError(
                 f"{redacted(url)} needs keys, the same on every server: keys=[…] or "
                 f"SAMESESSION_KEYS ({MAKE_A_KEY})"
             )
-        if not cookie.secure:
+        if not cookie.secure and carrier != Carrier.HEADER:
             log.warning("cookie %r travels over plain http: development only", cookie.name)
-        sessions = cls(strategy, keys or (secrets.token_bytes(32),), limits=limits, cookie=cookie)
+        sessions = cls(
+            strategy,
+            keys or (secrets.token_bytes(32),),
+            limits=limits,
+            cookie=cookie,
+            principal_key=principal_key,
+            carrier=Carrier(carrier),
+        )
         _ = sessions.loops  # a wrong URL or a missing client library fails here, at start-up
         return sessions
 
@@ -220,9 +257,15 @@ class Sessions:
     def threads(self) -> Lifecycle:
         """The core over the store for threads: its coroutines never suspend."""
         store: Store = self.loops.store
+        if not store.suspends:
+            return self.loops
+        store = self.strategy.open_threads()
         if store.suspends:
-            return Lifecycle(self.strategy.open_threads(), self._tools)
-        return self.loops
+            raise ConfigError(
+                f"{self.strategy.scheme}:// serves event loops only; "
+                "use it under ASGI or aiohttp, or choose redis:// for threads"
+            )
+        return Lifecycle(store, self._tools)
 
     @cached_property
     def blocking(self) -> BlockingSessions:
@@ -237,9 +280,14 @@ class BlockingSessions:
         """Step the core that never suspends."""
         self._core = core
 
-    def open(self, value: bytes | None, client: Callable[[], Client] = Client) -> Session:
+    def open(
+        self,
+        value: bytes | None,
+        client: Callable[[], Client] = Client,
+        kind: type[Session] = Session,
+    ) -> Session:
         """As `Sessions.open`."""
-        return ready(self._core.open(value, client))
+        return ready(self._core.open(value, client, kind))
 
     def commit(self, session: Session) -> None:
         """As `Sessions.commit`."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import StrEnum
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -201,6 +202,20 @@ class Cookie:
         if self.partitioned:
             parts.append("Partitioned")
         return "; ".join(parts)
+
+
+class Carrier(StrEnum):
+    """How the token travels: browsers keep a cookie, programs and mobile clients a header.
+
+    Attributes:
+        HEADER: ``Session-Token``, in the request and, when it changed, in the answer; an empty one
+            means that there is none any more.
+        BOTH: by header for whoever sends that header, be it empty, and by cookie for the others.
+    """
+
+    COOKIE = "cookie"
+    HEADER = "header"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from samesession.errors import ResponseStartedError, RetryableError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Reason
 from samesession.session import Client, Life, Session
-from samesession.settings import Cookie
+from samesession.settings import Carrier, Cookie
 
 log = logging.getLogger("samesession")
 
@@ -18,11 +18,26 @@ USER_AGENT_CHARACTERS = 128
 Headers = list[tuple[bytes, bytes]]
 
 
-class CookieCodec:
-    """Finds our cookie among a client's, and writes it."""
+TOKEN_HEADER = b"session-token"
+_VARY = {
+    Carrier.COOKIE: (b"Cookie",),
+    Carrier.HEADER: (b"Session-Token",),
+    Carrier.BOTH: (b"Cookie", b"Session-Token"),
+}
 
-    def __init__(self, cookie: Cookie) -> None:
+
+class CookieCodec:
+    """Finds our token among what a client sends, and writes it.
+
+    Attributes:
+        plain: it travels in the cookie only, as most do.
+    """
+
+    def __init__(self, cookie: Cookie, carrier: Carrier = Carrier.COOKIE) -> None:
         """Prepare what does not change from request to request."""
+        self.plain = carrier is Carrier.COOKIE
+        self._carrier = carrier
+        self._vary = _VARY[carrier]
         self._needle = f"{cookie.name}=".encode("latin-1")
         self._attributes = f"; {cookie.attributes}"
         self._persistent = cookie.persistent
@@ -53,37 +68,61 @@ class CookieCodec:
         age = ""
         if not life.cookie:
             age = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
-        elif self._persistent and life.token is not None:
+        elif (self._persistent or life.persistent) and life.token is not None:
             age = f"; Max-Age={max(0, (life.token.absolute_ms - life.arrived_ms) // 1000)}"
         return f"{self._name}={life.cookie}{self._attributes}{age}".encode("latin-1")
 
+    def carried(self, header: bytes | None, cookie: bytes | None) -> tuple[bytes | None, bool]:
+        """The token among what came, and whether it is answered by header.
 
-def varied(headers: Iterable[tuple[bytes, bytes]], cookie: bytes | None) -> Headers:
+        Args:
+            header: ``Session-Token``'s value, if that header came.
+            cookie: our cookie's, if one came.
+        """
+        if self._carrier is Carrier.HEADER or (header is not None and not self.plain):
+            return header or None, True
+        return cookie, False
+
+    def answered(self, headers: Iterable[tuple[bytes, bytes]], life: Life) -> Headers:
+        """A response's headers with what its session adds to them."""
+        if life.cookie is None:
+            return varied(headers, None, self._vary)
+        if life.by_header:
+            return varied(headers, (TOKEN_HEADER, life.cookie.encode()), self._vary)
+        return varied(headers, (b"set-cookie", self.set(life)), self._vary)
+
+
+def varied(
+    headers: Iterable[tuple[bytes, bytes]],
+    token: tuple[bytes, bytes] | None,
+    vary: tuple[bytes, ...],
+) -> Headers:
     """Return a response's headers with what its session adds to them (S12).
 
     Args:
         headers: what the application said.
-        cookie: Set-Cookie's value, if there is one; then nothing said about caching stands.
+        token: the header that carries a new token; then nothing said about caching stands.
+        vary: the request's headers that the answer depends on.
     """
     headers = list(headers)
     names = [name.lower() for name, _ in headers]
     if b"vary" in names:
-        headers = _merged_vary(headers)
+        headers = _merged_vary(headers, vary)
     else:
-        headers.append((b"vary", b"Cookie"))
-    if cookie is not None:
+        headers.append((b"vary", b", ".join(vary)))
+    if token is not None:
         if b"cache-control" in names:
             headers = [said for said in headers if said[0].lower() != b"cache-control"]
-        headers += ((b"cache-control", b"no-store"), (b"set-cookie", cookie))
+        headers += ((b"cache-control", b"no-store"), token)
     return headers
 
 
-def _merged_vary(headers: Headers) -> Headers:
+def _merged_vary(headers: Headers, vary: tuple[bytes, ...]) -> Headers:
     """One header in the end: middleware around ours may keep only the first (Starlette's do)."""
     said = [value for name, value in headers if name.lower() == b"vary"]
     names = {part.strip().lower() for value in said for part in value.split(b",")}
-    if not names & {b"cookie", b"*"}:
-        said.append(b"Cookie")
+    if b"*" not in names:
+        said += [name for name in vary if name.lower() not in names]
     kept = [(name, value) for name, value in headers if name.lower() != b"vary"]
     return [*kept, (b"vary", b", ".join(said))]
 

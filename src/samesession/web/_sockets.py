@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from samesession.errors import RetryableError, StoreCorruptError
 from samesession.lifecycle import Lifecycle
@@ -24,13 +24,24 @@ POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
 
 
+class Watched(Protocol):
+    """A websocket as the watch sees it."""
+
+    session: Session
+    watched: Key | None
+
+    async def close(self) -> None:
+        """Tell the client that its session is over; may be asked again."""
+        ...
+
+
 class Sockets:
     """The sockets of this process whose session is being watched."""
 
     def __init__(self, core: Lifecycle) -> None:
         """Watch nothing yet."""
         self._core = core
-        self._open: set[_Socket] = set()
+        self._open: set[Watched] = set()
         self._looking: asyncio.Task[None] | None = None
 
     async def run(
@@ -53,21 +64,29 @@ class Sockets:
             committing: commits the session with the handshake's answer, and sends.
         """
         socket = _Socket(self._core, session, scope, receive, send, committing)
-        self._open.add(socket)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._look())
+        self.enter(socket)
         try:
             await socket.run(app)
         finally:
-            self._open.discard(socket)
-            if not self._open and self._looking is not None:
-                self._looking.cancel()
-                self._looking = None
+            self.leave(socket)
+
+    def enter(self, socket: Watched) -> None:
+        """Watch a socket's session, as soon as it has one to watch."""
+        self._open.add(socket)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+
+    def leave(self, socket: Watched) -> None:
+        """Watch it no longer."""
+        self._open.discard(socket)
+        if not self._open and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
 
     async def _look(self) -> None:
         while self._open:
             await asyncio.sleep(LOOK_EVERY_S)
-            by_key: dict[Key, list[_Socket]] = {}
+            by_key: dict[Key, list[Watched]] = {}
             for socket in self._open:
                 if socket.watched is not None:
                     by_key.setdefault(socket.watched, []).append(socket)
@@ -77,7 +96,7 @@ class Sockets:
                     closings = (socket.close() for socket in sockets)
                     await asyncio.gather(*closings, return_exceptions=True)
 
-    async def _over(self, sockets: list[_Socket]) -> bool:
+    async def _over(self, sockets: list[Watched]) -> bool:
         if any(socket.session._life.record is None for socket in sockets):
             return True  # one of the handlers ended it itself
         try:
@@ -107,7 +126,7 @@ class _Socket:
         self._committing = committing
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._received: asyncio.Future[Message] | None = None
-        self._closed = False
+        self._closed = self._ending = False
 
     async def run(self, app: Callable[..., Awaitable[None]]) -> None:
         life = self.session._life
@@ -138,13 +157,14 @@ class _Socket:
         # Kept when this wait is cancelled (a handler's time-out): no message is lost.
         either: set[asyncio.Future[Any]] = {self._received, self._over}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not self._received.done():
+        if self._ending:
+            await self._over  # a handler that returns before the close is sent would lose its code
             return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
         message, self._received = self._received, None
         return self._noted(message.result())
 
     async def send(self, message: Message) -> None:
-        if self._over.done():
+        if self._ending:
             # As a server says it when the client has gone: Starlette turns it into a disconnect.
             raise OSError("the session of this websocket has ended")
         await self._committing(self._noted(message))
@@ -152,9 +172,15 @@ class _Socket:
             self.watched = self.session._life.record.key
 
     async def close(self) -> None:
-        if not (self._over.done() or self._closed):
-            self._over.set_result(None)
+        if self._ending or self._closed:
+            return
+        self._ending = True
+        if self._received is not None:
+            self._received.cancel()  # granian sends no close while somebody receives
+        try:
             await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
+        finally:
+            self._over.set_result(None)
 
     def _noted(self, message: Message) -> Message:
         if message["type"] in _LAST:
@@ -163,8 +189,8 @@ class _Socket:
 
     async def _refuse(self, error: Exception | None) -> bool:
         """Say that something was not done; False when nobody is there to hear it."""
-        if self._closed or self._over.done():
-            return self._over.done()
+        if self._closed or self._ending:
+            return self._ending
         accepted = self.session._life.started
         if accepted or "websocket.http.response" not in self._scope.get("extensions", {}):
             await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})

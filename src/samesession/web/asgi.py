@@ -12,15 +12,16 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from samesession.errors import RetryableError
+from samesession.errors import ConfigError, RetryableError
 from samesession.session import Client, Session
 from samesession.sessions import Sessions
+from samesession.web._checks import check_once, check_sessions, is_wsgi
 from samesession.web._http import (
+    TOKEN_HEADER,
     CookieCodec,
     client_of,
     nothing_left,
     unavailable,
-    varied,
 )
 from samesession.web._sockets import Sockets
 
@@ -37,17 +38,29 @@ TRY_AGAIN_LATER = 1013
 class SessionMiddleware:
     """Gives every http and websocket request its session."""
 
+    kind: type[Session] = Session
+
     def __init__(self, app: App, sessions: Sessions) -> None:
         """Wrap ``app``.
 
         Args:
             app: any ASGI application.
             sessions: shared by all requests; closed when the server shuts down.
+
+        Raises:
+            ConfigError: installed twice, no `Sessions`, or a WSGI application.
         """
+        check_sessions(sessions, "SessionMiddleware(app, sessions)")
+        check_once(app, SessionMiddleware)
+        if is_wsgi(app):
+            raise ConfigError(
+                "samesession.web.asgi wraps ASGI applications, and this one is WSGI; "
+                "write: from samesession.web.wsgi import SessionMiddleware"
+            )
         self.app = app
         self.sessions = sessions
         self._core = sessions.loops
-        self._codec = CookieCodec(sessions.cookie)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
         self._sockets = Sockets(self._core)
 
     async def __call__(  # noqa: C901  (a request from top to bottom; each call more costs every request)
@@ -58,8 +71,12 @@ class SessionMiddleware:
             await self._other(scope, receive, send)
             return
         core = self._core
-        session = await core.open(self._cookie(scope["headers"]), partial(_client, scope))
-        scope["session"], life = session, session._life
+        if self._codec.plain:  # one call less, for most
+            cookie = self._cookie(scope["headers"])
+            session = scope["session"] = await core.open(cookie, partial(_client, scope), self.kind)
+        else:
+            session = await self.open(scope)
+        life = session._life
         refused = streams = False
 
         async def sending(message: Message) -> None:
@@ -115,15 +132,24 @@ class SessionMiddleware:
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "websocket":
-            session = scope["session"] = await self._core.open(
-                self._cookie(scope["headers"]), partial(_client, scope)
-            )
+            session = await self.open(scope)
             committing = self._committing(session, send)
             await self._sockets.run(self.app, session, scope, receive, send, committing)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    async def open(self, scope: Scope) -> Session:
+        """Open the session that a request's cookie names."""
+        cookie, by_header = self._cookie(scope["headers"]), False
+        if not self._codec.plain:
+            tokens = [value for name, value in scope["headers"] if name == TOKEN_HEADER]
+            cookie, by_header = self._codec.carried(tokens[0] if tokens else None, cookie)
+        session = await self._core.open(cookie, partial(_client, scope), self.kind)
+        session._life.by_header = by_header
+        scope["session"] = session
+        return session
 
     def _cookie(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """The value of the one cookie of our name, if there is one."""
@@ -143,8 +169,7 @@ class SessionMiddleware:
         """The response's start with what the session adds to its headers."""
         if session._used:
             life = session._life
-            cookie = None if life.cookie is None else self._codec.set(life)
-            message["headers"] = varied(message.get("headers", ()), cookie)
+            message["headers"] = self._codec.answered(message.get("headers", ()), life)
         return message
 
     def _committing(self, session: Session, send: Send) -> Send:

@@ -14,16 +14,16 @@ from types import TracebackType
 from typing import Any
 
 from samesession._bridge import ready
-from samesession.errors import RetryableError
+from samesession.errors import ConfigError, RetryableError
 from samesession.lifecycle import Lifecycle
 from samesession.session import Client, Session
 from samesession.sessions import BlockingSessions, Sessions
+from samesession.web._checks import check_once, check_sessions, is_asgi
 from samesession.web._http import (
     CookieCodec,
     client_of,
     nothing_left,
     unavailable,
-    varied,
 )
 
 log = logging.getLogger("samesession")
@@ -37,17 +37,30 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 class SessionMiddleware:
     """Gives every request its session."""
 
+    kind: type[Session] = Session
+
     def __init__(self, app: App, sessions: Sessions) -> None:
-        """Wrap ``app``; ``sessions`` is shared by all requests and threads."""
+        """Wrap ``app``; ``sessions`` is shared by all requests and threads.
+
+        Raises:
+            ConfigError: installed twice, no `Sessions`, or an ASGI application.
+        """
+        check_sessions(sessions, "SessionMiddleware(app, sessions)")
+        check_once(app, SessionMiddleware)
+        if is_asgi(app):
+            raise ConfigError(
+                "samesession.web.wsgi wraps WSGI applications, and this one is ASGI; "
+                "write: from samesession.web.asgi import SessionMiddleware"
+            )
         self.app = app
         self.sessions = sessions
         self._blocking: BlockingSessions = sessions.blocking
         self._core: Lifecycle = sessions.threads
-        self._codec = CookieCodec(sessions.cookie)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        session = self._open(environ)
+        session = self.open(environ)
         environ["samesession"] = session
         response = _Response(self, session, environ, start_response)
         body: Iterable[bytes] = ()
@@ -58,14 +71,30 @@ class SessionMiddleware:
             _close(body)
             return response.failed(error)
 
-    def _open(self, environ: Environ) -> Session:
+    def open(self, environ: Environ) -> Session:
+        """Open the session that a request's cookie names."""
         header = environ.get("HTTP_COOKIE", "")
         values = self._codec.values(header.encode("latin-1", "replace")) if header else []
         if len(values) > 1:
             # Which of the two is meant cannot be known, and one may be planted.
             self.sessions.counts.add("ambiguous")
             values = []
-        return self._blocking.open(values[0] if values else None, partial(_client, environ))
+        value, by_header = values[0] if values else None, False
+        if not self._codec.plain:
+            token = environ.get("HTTP_SESSION_TOKEN")
+            header = None if token is None else token.encode("latin-1", "replace")
+            value, by_header = self._codec.carried(header, value)
+        session = self._blocking.open(value, partial(_client, environ), self.kind)
+        session._life.by_header = by_header
+        return session
+
+    def headers(self, session: Session, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """A response's headers with what the session adds to them."""
+        if not session._used:
+            return headers
+        said = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        raw = self._codec.answered(said, session._life)
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
 class _Response:
@@ -121,7 +150,8 @@ class _Response:
         self._middleware._blocking.finish(self._session)
         self._session._life.started = True
         status, headers, exc_info = self._said
-        self._write = self._start_response(status, self._headers(headers), exc_info)
+        headers = self._middleware.headers(self._session, headers)
+        self._write = self._start_response(status, headers, exc_info)
 
     def failed(self, error: Exception) -> Iterable[bytes]:
         """Answer 503 when the session was the reason, whatever the application made of it.
@@ -152,16 +182,6 @@ class _Response:
         core = self._middleware._core
         if core.uncommitted(self._session):
             ready(nothing_left(core, self._session))
-
-    def _headers(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        session = self._session
-        if not session._used:
-            return headers
-        said = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        life = session._life
-        cookie = None if life.cookie is None else self._middleware._codec.set(life)
-        raw = varied(said, cookie)
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
 class _Body:

@@ -1,0 +1,117 @@
+"""Django's middleware completed with what an engine cannot do by itself, for engines of ours only.
+
+503 instead of 500 when the store does not answer, ``no-store`` beside a cookie, its flags when it
+is deleted, and an error for what changes after the response began.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.http import HttpResponse
+
+from samesession._bridge import ready
+from samesession.errors import RetryableError
+from samesession.session import Session
+from samesession.web._django_settings import get_sessions
+from samesession.web._http import client_of, nothing_left, unavailable
+
+log = logging.getLogger("samesession")
+
+_process_response = SessionMiddleware.process_response
+_stores: tuple[type, ...] = ()
+
+
+def complete(store: type) -> None:
+    """Have Django's own middleware do the rest for sessions of this type, and for no others."""
+    global _stores  # noqa: PLW0603  (Django's class is one a process, too)
+    _stores = (*_stores, store)
+    SessionMiddleware.process_response = process_response
+    SessionMiddleware.process_exception = process_exception
+
+
+def process_exception(_self: Any, _request: Any, error: Exception) -> Any:
+    """Answer 503 where the session was the reason; a view's own `save` is told as Django's is.
+
+    Raises:
+        SessionInterrupted: the view saved a session that had ended; Django answers 400.
+    """
+    if isinstance(error, UpdateError):
+        raise SessionInterrupted("the session was ended before this request was over") from error
+    return _unavailable(error) if isinstance(error, RetryableError) else None
+
+
+def process_response(self: Any, request: Any, response: Any) -> Any:
+    """Save before the first byte, as Django does; say what was not saved."""
+    store: Any = getattr(request, "session", None)
+    if not issubclass(type(store), _stores):
+        return _process_response(self, request, response)
+    meta = request.META
+    store.client = partial(
+        client_of, meta.get("HTTP_USER_AGENT", ""), meta.get("REMOTE_ADDR", "") or ""
+    )
+    session: Session | None = store.__dict__.get("_session_cache")
+    try:
+        if session is not None and session._life.failed and session._life.failure is not None:
+            raise session._life.failure  # also where the view made something else of it
+        response = _process_response(self, request, response)
+    except RetryableError as error:
+        return _unavailable(error)
+    cookie = response.cookies.get(settings.SESSION_COOKIE_NAME)
+    if cookie is not None:
+        response.headers["Cache-Control"] = "no-store"
+        # Django's deletion leaves flags out, and a browser may take it for another cookie's.
+        cookie["httponly"] = settings.SESSION_COOKIE_HTTPONLY or ""
+        cookie["secure"] = settings.SESSION_COOKIE_SECURE or ""
+    session = store.__dict__.get("_session_cache")
+    if session is not None:
+        session._life.started = True
+        if response.status_code < 500:  # Django keeps nothing of these
+            _watch(response, session)
+    return response
+
+
+def _watch(response: Any, session: Session) -> None:
+    """Drop nothing silently that changes once the response has begun."""
+    if not response.streaming:
+        response._resource_closers.append(partial(_say_what_is_left, session))
+    elif response.is_async:
+        response.streaming_content = _checked_on_a_loop(response.streaming_content, session)
+    else:
+        response.streaming_content = _checked(response.streaming_content, session)
+
+
+def _checked(pieces: Any, session: Session) -> Iterator[Any]:
+    yield from pieces
+    core = get_sessions().threads
+    if core.uncommitted(session):
+        ready(nothing_left(core, session))
+
+
+async def _checked_on_a_loop(pieces: Any, session: Session) -> AsyncIterator[Any]:
+    async for piece in pieces:
+        yield piece
+    core = get_sessions().loops
+    if core.uncommitted(session):
+        await nothing_left(core, session)
+
+
+def _say_what_is_left(session: Session) -> None:
+    if get_sessions().threads.uncommitted(session):
+        log.error(
+            "ResponseStartedError: the session was changed after its response began, and is not "
+            "kept; call request.session.save()"
+        )
+
+
+def _unavailable(error: Exception) -> Any:
+    headers, body = unavailable(error)
+    said = {name.decode(): value.decode() for name, value in headers}
+    return HttpResponse(body, status=503, headers=said)

@@ -1,0 +1,106 @@
+"""Django's settings as our `Sessions`, and what is wrong with them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.signals import setting_changed
+
+from samesession.errors import ConfigError
+from samesession.sessions import Sessions
+from samesession.settings import Cookie
+
+ENGINE = "samesession.web.django"
+LOGIN_KEYS = ("_auth_user_id", "_auth_user_backend", "_auth_user_hash")
+"""What `django.contrib.auth.login` sets; the first is who."""
+
+_TAKEN = {"url", "keys", "idle", "lifetime", "max_size"}
+_DEFAULT_AGE_S = 14 * 24 * 3600
+
+
+@lru_cache(maxsize=1)
+def get_sessions() -> Sessions:
+    """The sessions of the settings, for administration: ``get_sessions().blocking.held_by("7")``.
+
+    Raises:
+        ConfigError: naming the setting, its value and the way out.
+    """
+    given = getattr(settings, "SAMESESSION", None)
+    if not isinstance(given, dict) or "url" not in given:
+        raise ConfigError(
+            f"SAMESESSION={given!r} names no store; "
+            'write SAMESESSION = {"url": "redis://127.0.0.1:6379/0"}'
+        )
+    for name in given:
+        if name not in _TAKEN:
+            near = get_close_matches(name, _TAKEN, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(_TAKEN))}"
+            raise ConfigError(f"SAMESESSION has no setting {name!r}; {hint}")
+    age = timedelta(seconds=settings.SESSION_COOKIE_AGE)
+    _check_age(given, age)
+    lifetime = given.get("lifetime", max(age, given.get("idle", age)))
+    return Sessions.from_url(
+        given["url"],
+        keys=given.get("keys", [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]),
+        idle=given.get("idle", min(age, lifetime)),
+        lifetime=lifetime,
+        cookie=_cookie(),
+        max_size=given.get("max_size", 64 * 1024),
+        principal_key=LOGIN_KEYS[0],
+    )
+
+
+def _check_age(given: dict[str, Any], age: timedelta) -> None:
+    if age == timedelta(seconds=_DEFAULT_AGE_S):
+        return
+    ours = {given[name] for name in ("idle", "lifetime") if name in given}
+    if ours and age not in ours:
+        raise ConfigError(
+            f"SESSION_COOKIE_AGE={settings.SESSION_COOKIE_AGE} contradicts SAMESESSION's idle and "
+            'lifetime; remove that line, or "idle" and "lifetime" from SAMESESSION'
+        )
+
+
+def _cookie() -> Cookie:
+    """Django's cookie in our words, which refuse what a browser would silently drop."""
+    same_site = settings.SESSION_COOKIE_SAMESITE
+    try:
+        return Cookie(
+            name=settings.SESSION_COOKIE_NAME,
+            secure=bool(settings.SESSION_COOKIE_SECURE),
+            http_only=bool(settings.SESSION_COOKIE_HTTPONLY),
+            same_site=same_site.lower() if same_site else "lax",
+            path=settings.SESSION_COOKIE_PATH,
+            domain=settings.SESSION_COOKIE_DOMAIN,
+        )
+    except ConfigError as error:
+        said = str(error).removeprefix("Cookie: ")
+        for ours in ("name", "secure", "same_site", "path", "domain"):
+            django = f"SESSION_COOKIE_{ours.replace('_', '').upper()}"
+            said = said.replace(f"{ours}=", f"{django}=")
+        raise ConfigError(said) from None
+
+
+def check_settings(**_given: object) -> list[checks.CheckMessage]:
+    """Django's system check, for ``manage.py check``; a server says the same when it starts."""
+    if settings.SESSION_ENGINE != ENGINE:  # another one's business
+        return []
+    try:
+        get_sessions()
+    except ConfigError as error:
+        return [checks.Error(str(error), id="samesession.E001")]
+    return []
+
+
+def _forget(*, setting: str, **_given: object) -> None:
+    if setting.startswith(("SAMESESSION", "SESSION_COOKIE", "SECRET_KEY")):
+        get_sessions.cache_clear()
+
+
+checks.register(check_settings)
+setting_changed.connect(_forget)

@@ -1,0 +1,179 @@
+"""Litestar: ``middleware=[session_middleware(sessions)]``; then ``request.session`` and its verbs.
+
+The ASGI middleware loads and commits. `set_session` and `clear_session` put something else into the
+scope, which is taken for what it means just before the response starts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal, cast
+from uuid import UUID
+
+import msgspec
+from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
+from litestar.middleware import DefineMiddleware
+from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend
+from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Scopes, Send
+from litestar.utils.scope.state import ScopeState
+
+from samesession.session import Session
+from samesession.sessions import Sessions
+from samesession.web import asgi
+from samesession.web._checks import check_once, check_sessions
+from samesession.web._litestar_store import SharedStore
+
+__all__ = ["SessionConfig", "SessionMiddleware", "SharedStore", "session_middleware"]
+
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
+def session_middleware(
+    sessions: Sessions,
+    *,
+    exclude: str | list[str] | None = None,
+    exclude_opt_key: str = "skip_session",
+) -> DefineMiddleware:
+    """Return what belongs into the list ``middleware=[…]``: the one line that switches.
+
+    Args:
+        sessions: shared by all requests; ``on_shutdown=[sessions.close]`` closes it.
+        exclude: patterns of paths that have no session.
+        exclude_opt_key: of routes that have none.
+    """
+    return SessionConfig(sessions, exclude=exclude, exclude_opt_key=exclude_opt_key).middleware
+
+
+class SessionBackend(BaseSessionBackend["SessionConfig"]):
+    """Litestar's seam for what asks a backend; loading and storing are the middleware's."""
+
+    def get_session_id(self, connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+        """The session's public name, or None before its first commit."""
+        return _handle(connection.scope.get("session"))
+
+    async def store_in_message(
+        self, scope_session: Any, message: Message, connection: ASGIConnection[Any, Any, Any, Any]
+    ) -> None:
+        """Nothing to do: the middleware commits."""
+
+    async def load_from_connection(
+        self, connection: ASGIConnection[Any, Any, Any, Any]
+    ) -> dict[str, Any]:
+        """The session that the middleware loaded."""
+        return cast("dict[str, Any]", connection.scope.get("session", {}))
+
+
+class SessionConfig(BaseBackendConfig[SessionBackend]):
+    """Litestar's configuration object, for `SessionAuth` and whatever else wants one."""
+
+    _backend_class = SessionBackend
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        *,
+        exclude: str | list[str] | None = None,
+        exclude_opt_key: str = "skip_session",
+    ) -> None:
+        """Describe ``sessions``; its cookie is what Litestar is told.
+
+        Raises:
+            ConfigError: no `Sessions`.
+        """
+        check_sessions(sessions, "session_middleware(sessions)")
+        cookie = sessions.cookie
+        self.sessions = sessions
+        self.key = cookie.name
+        self.max_age = sessions.limits.lifetime_ms // 1000
+        self.scopes: Scopes = {ScopeType.HTTP, ScopeType.WEBSOCKET}
+        self.path = cookie.path
+        self.domain = cookie.domain
+        self.secure = cookie.secure
+        self.httponly = cookie.http_only
+        self.samesite: Literal["lax", "strict", "none"] = cookie.same_site
+        self.exclude = exclude
+        self.exclude_opt_key = exclude_opt_key
+
+    @property
+    def middleware(self) -> DefineMiddleware:
+        """What belongs into a layer's ``middleware``."""
+        return DefineMiddleware(SessionMiddleware, backend=SessionBackend(config=self))
+
+
+class SessionMiddleware:
+    """Our ASGI middleware in Litestar's dress."""
+
+    def __init__(self, app: ASGIApp, backend: SessionBackend) -> None:
+        """Wrap ``app``; Litestar makes one for each route.
+
+        Raises:
+            ConfigError: installed twice, such as for the application and for a route.
+        """
+        config = backend.config
+        check_once(app, SessionMiddleware)
+        self.app = app
+        self._inner = asgi.SessionMiddleware(cast(Any, _Settling(app)), config.sessions)
+        patterns = [config.exclude] if isinstance(config.exclude, str) else config.exclude
+        self._exclude = re.compile("|".join(patterns)) if patterns else None
+        self._opt_key = config.exclude_opt_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request or socket."""
+        excluded = self._exclude is not None and self._exclude.search(scope["path"])
+        if excluded or scope["route_handler"].opt.get(self._opt_key):
+            await self.app(scope, receive, send)
+        else:
+            await self._inner(cast(Any, scope), cast(Any, receive), cast(Any, send))
+
+
+class _Settling:
+    """What stands between the session and Litestar's ways to replace it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        session = cast(Session, scope["session"])
+        state = ScopeState.from_scope(scope)
+        state.session_id = _handle(session)
+
+        async def sending(message: Message) -> None:
+            if message["type"] in _STARTS:
+                _settle(scope, session)
+            await send(message)
+
+        await self.app(scope, receive, sending)
+        _settle(scope, session)
+
+
+def _settle(scope: Scope, session: Session) -> None:
+    """Make the session what the handler put in its place."""
+    given: Any = scope.get("session")
+    if given is session:
+        return
+    if given is Empty or given is None:
+        session.logout()
+    else:
+        contents = _contents(given)
+        session.clear()
+        session.update(contents)
+    scope["session"] = session
+
+
+def _contents(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    if hasattr(given, "model_dump"):  # pydantic
+        return cast("dict[str, Any]", given.model_dump())
+    # dataclasses, msgspec's and attrs' classes; dates and bytes stay what they are
+    kept = (bytes, datetime, date, timedelta, Decimal, UUID)
+    return cast("dict[str, Any]", msgspec.to_builtins(given, builtin_types=kept))
+
+
+def _handle(session: Any) -> str | None:
+    record = session._life.record if isinstance(session, Session) else None
+    return None if record is None else record.key

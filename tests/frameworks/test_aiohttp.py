@@ -1,0 +1,139 @@
+"""aiohttp-session's documentation, example by example, and what is wrong at the start."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from aiohttp import DummyCookieJar, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from samesession import Cookie, Sessions
+from samesession.errors import ConfigError
+from samesession.web.aiohttp import get_session, new_session, setup
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def sessions() -> Sessions:
+    return Sessions.from_url("memory://", cookie=Cookie(secure=False))
+
+
+def client_of(app: web.Application) -> TestClient[web.Request, web.Application]:
+    return TestClient(TestServer(app))
+
+
+async def test_the_page_about_usage(sessions: Sessions) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        last_visit = session.get("last_visit")
+        session["last_visit"] = time.time()
+        return web.Response(text=f"Last visited: {last_visit}")
+
+    app = web.Application()
+    setup(app, sessions)
+    app.router.add_get("/", handler)
+    async with client_of(app) as client:
+        assert await (await client.get("/")).text() == "Last visited: None"
+        assert await (await client.get("/")).text() != "Last visited: None"
+
+
+async def test_new_session_at_the_login(sessions: Sessions) -> None:
+    async def fill(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        session["basket"] = ["tea"]
+        return web.Response()
+
+    async def login(request: web.Request) -> web.Response:
+        session = await new_session(request)
+        session["user"] = "ann"
+        return web.Response()
+
+    async def show(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        known = {"new": session.new, "empty": session.empty, "created": session.created > 0}
+        return web.json_response({"data": dict(session), "id": session.identity, **known})
+
+    async def leave(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        session.invalidate()
+        session.changed()
+        raise web.HTTPSeeOther("/show")
+
+    app = web.Application()
+    setup(app, sessions)
+    app.add_routes(
+        [
+            web.post("/fill", fill),
+            web.post("/login", login),
+            web.get("/show", show),
+            web.post("/leave", leave),
+        ]
+    )
+    async with client_of(app) as client:
+        await client.post("/fill")
+        before = await (await client.get("/show")).json()
+        await client.post("/login")
+        after = await (await client.get("/show")).json()
+        assert (before["data"], after["data"]) == ({"basket": ["tea"]}, {"user": "ann"})
+        assert before["id"] != after["id"]
+        assert (after["new"], after["empty"], after["created"]) == (False, False, True)
+        gone = await (await client.post("/leave")).json()
+        assert (gone["data"], gone["new"], gone["empty"]) == ({}, True, True)
+
+
+async def test_a_request_that_asks_for_no_session_loads_none(sessions: Sessions) -> None:
+    async def fill(request: web.Request) -> web.Response:
+        (await get_session(request))["a"] = 1
+        return web.Response()
+
+    async def plain(request: web.Request) -> web.Response:
+        return web.Response(headers={"Vary": "Accept"})
+
+    app = web.Application()
+    setup(app, sessions)
+    app.add_routes([web.get("/fill", fill), web.get("/", plain)])
+    async with client_of(app) as client:
+        filled = await client.get("/fill")
+        assert (filled.headers["Vary"], filled.headers["Cache-Control"]) == ("Cookie", "no-store")
+        answer = await client.get("/")
+        assert answer.headers["Vary"] == "Accept"
+        assert "Set-Cookie" not in answer.headers
+    jar = DummyCookieJar()
+    async with TestClient(TestServer(app_of(sessions, fill)), cookie_jar=jar) as client:
+        twice = {"Cookie": "session=one; session=planted"}
+        await client.get("/", headers=twice)
+        assert sessions.counts["ambiguous"] == 1
+
+
+def app_of(sessions: Sessions, handler: Any) -> web.Application:
+    app = web.Application()
+    setup(app, sessions)
+    app.router.add_get("/", handler)
+    return app
+
+
+async def test_what_is_wrong_is_said(sessions: Sessions) -> None:
+    app = web.Application()
+    setup(app, sessions)
+    with pytest.raises(ConfigError, match="twice"):
+        setup(app, sessions)
+    with pytest.raises(ConfigError, match=r"Sessions\.from_url"):
+        setup(web.Application(), "memory://")  # type: ignore[arg-type]
+
+    said: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        try:
+            await get_session(request)
+        except ConfigError as error:
+            said.append(str(error))
+        return web.Response()
+
+    bare = web.Application()
+    bare.router.add_get("/", handler)
+    async with client_of(bare) as client:
+        await client.get("/")
+    assert "setup(app, sessions)" in said[0]

@@ -1,0 +1,362 @@
+# ruff: noqa: E402  (Django is configured before it is imported)
+"""Django's documentation about sessions, example by example, its `login`, and its settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("SAMESESSION_URL", "memory://")
+os.environ.setdefault("SAMESESSION_KEYS", "the-key-of-every-server-in-the-frameworks-tests")
+
+import django
+from django.conf import settings
+
+DATABASE = "file:sessions?mode=memory&cache=shared"
+settings.configure(
+    ROOT_URLCONF=__name__,
+    SECRET_KEY="a secret key of Django's, 50 characters or more, as its startproject makes",
+    ALLOWED_HOSTS=["*"],
+    USE_TZ=True,
+    INSTALLED_APPS=[
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "django.contrib.messages",
+        "django.contrib.sessions",
+        "samesession.web.django.Config",
+    ],
+    MIDDLEWARE=[
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+    ],
+    MESSAGE_STORAGE="django.contrib.messages.storage.session.SessionStorage",
+    DATABASES={
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": DATABASE,
+        }
+    },
+    SESSION_ENGINE="samesession.web.django",
+    SAMESESSION={"url": "memory://"},
+    PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
+)
+django.setup()
+
+from django.contrib import messages
+from django.contrib.auth import alogin, login, logout
+from django.contrib.auth.models import User
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.core import management
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, RequestFactory, override_settings
+from django.test.utils import setup_test_environment, teardown_test_environment
+from django.urls import path
+
+from samesession import testing
+from samesession.errors import ConfigError
+from samesession.web.django import SessionStore, get_sessions
+
+# The views of https://docs.djangoproject.com/en/5.2/topics/http/sessions/
+
+
+def post_comment(request: HttpRequest) -> HttpResponse:
+    if request.session.get("has_commented", False):
+        return HttpResponse("You've already commented.")
+    request.session["has_commented"] = True
+    return HttpResponse("Thanks for your comment!")
+
+
+def set_cookie(request: HttpRequest) -> HttpResponse:
+    request.session.set_test_cookie()
+    return HttpResponse("set")
+
+
+def test_cookie(request: HttpRequest) -> HttpResponse:
+    if request.session.test_cookie_worked():
+        request.session.delete_test_cookie()
+        return HttpResponse("You're logged in.")
+    return HttpResponse("Please enable cookies and try again.")
+
+
+def nested(request: HttpRequest) -> HttpResponse:
+    request.session.setdefault("foo", {})
+    if "bar" in request.session["foo"]:
+        return HttpResponse(request.session["foo"]["bar"])
+    request.session["foo"]["bar"] = "baz"
+    return HttpResponse("")
+
+
+def nest(request: HttpRequest) -> HttpResponse:
+    request.session["foo"]["bar"] = "deeper"  # Django's page says that this alone is not noticed
+    return HttpResponse("")
+
+
+def expiring(request: HttpRequest) -> HttpResponse:
+    request.session["kept"] = True
+    request.session.set_expiry({"0": 0, "300": 300}[request.GET["seconds"]])
+    return HttpResponse(str(request.session.get_expiry_age()))
+
+
+def sign_in(request: HttpRequest) -> HttpResponse:
+    request.session.setdefault("basket", []).append("tea")
+    login(request, User.objects.get(username=request.GET["name"]))
+    return HttpResponse("ok")
+
+
+async def asign_in(request: HttpRequest) -> HttpResponse:
+    user = await User.objects.aget(username=request.GET["name"])
+    await alogin(request, user)
+    return HttpResponse("ok")
+
+
+def sign_out(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return HttpResponse("ok")
+
+
+def me(request: HttpRequest) -> HttpResponse:
+    basket = request.session.get("basket", [])
+    return HttpResponse(f"{request.user.username} {basket}")
+
+
+def message(request: HttpRequest) -> HttpResponse:
+    messages.info(request, "saved")
+    return HttpResponse("ok")
+
+
+def shown(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(" ".join(str(one) for one in messages.get_messages(request)))
+
+
+urlpatterns = [
+    path(f"{view.__name__}/", view)
+    for view in (
+        *(post_comment, set_cookie, test_cookie, nested, nest, expiring),
+        *(sign_in, asign_in, sign_out, me, message, shown),
+    )
+]
+test_cookie.__test__ = False  # type: ignore[attr-defined]  (a view, not a test)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def database() -> Iterator[None]:
+    setup_test_environment()
+    management.call_command("migrate", verbosity=0, run_syncdb=True)
+    for name in ("ann", "bob"):
+        User.objects.create_user(name, password="secret")
+    yield
+    teardown_test_environment()
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+def test_the_page_about_sessions(client: Client) -> None:
+    assert client.get("/post_comment/").content == b"Thanks for your comment!"
+    assert client.get("/post_comment/").content == b"You've already commented."
+    assert client.get("/test_cookie/").content.startswith(b"Please enable")
+    client.get("/set_cookie/")
+    assert client.get("/test_cookie/").content == b"You're logged in."
+    client.get("/nested/")
+    client.get("/nest/")
+    assert client.get("/nested/").content == b"deeper"
+
+
+def test_sessions_outside_of_views() -> None:
+    store = SessionStore()
+    store["last_login"] = 1376587691
+    store.create()
+    again = SessionStore(session_key=store.session_key)
+    assert again["last_login"] == 1376587691
+    assert store.exists(store.session_key)
+    management.call_command("clearsessions")
+    assert store.exists(store.session_key)
+
+
+def test_an_expiry_of_its_own(client: Client) -> None:
+    answer = client.get("/expiring/?seconds=0")
+    assert answer.cookies["sessionid"]["max-age"] == "", "until the browser closes"
+    answer = client.get("/expiring/?seconds=300")
+    assert answer.cookies["sessionid"]["max-age"] == 300
+    store = SessionStore(answer.cookies["sessionid"].value)
+    store.set_expiry(-5)
+    store.save()
+    assert SessionStore(store.session_key).get("kept") is None
+    store = SessionStore()
+    store["kept"] = True
+    store.set_expiry(timedelta(seconds=-1))
+    store.save()
+    assert "kept" not in SessionStore(store.session_key)
+
+
+def test_login_rotates_and_logout_ends(client: Client) -> None:
+    client.get("/post_comment/")
+    before = client.cookies["sessionid"].value
+    answer = client.get("/sign_in/?name=ann", headers={"user-agent": "A browser"})
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert SessionStore(before).get("has_commented") is None, "dead since the login"
+    assert client.get("/me/").content == b"ann ['tea']"
+    ann = str(User.objects.get(username="ann").pk)
+    held = get_sessions().blocking.held_by(ann)
+    assert [one.user_agent for one in held] == ["A browser"]
+    during = client.cookies["sessionid"].value
+    gone = client.get("/sign_out/")
+    cookie = gone.cookies["sessionid"]
+    assert (cookie.value, cookie["max-age"], cookie["httponly"]) == ("", 0, True)
+    assert get_sessions().blocking.held_by(ann) == []
+    client.cookies["sessionid"] = during
+    assert client.get("/me/").content == b" []"
+
+
+def test_login_over_another_user_starts_empty(client: Client) -> None:
+    client.get("/sign_in/?name=ann")
+    client.get("/sign_in/?name=bob")
+    assert client.get("/me/").content == b"bob []", "the basket was ann's"
+
+
+def test_the_test_clients_login(client: Client) -> None:
+    assert client.login(username="ann", password="secret")
+    assert client.get("/me/").content == b"ann []"
+    session = client.session
+    session["basket"] = ["coffee"]
+    session.save()
+    assert client.get("/me/").content == b"ann ['coffee']"
+    client.logout()
+    assert client.get("/me/").content == b" []"
+
+
+def test_sign_in_of_our_own_testing_module(client: Client) -> None:
+    testing.sign_in(client, get_sessions(), User.objects.get(username="ann"), basket=["tea"])
+    assert client.get("/me/").content == b"ann ['tea']"
+
+
+def test_signing_out_everywhere(client: Client) -> None:
+    client.force_login(User.objects.get(username="ann"))
+    get_sessions().blocking.end_all(str(User.objects.get(username="ann").pk))
+    assert client.get("/me/").content == b" []"
+
+
+@pytest.mark.anyio
+async def test_the_async_methods() -> None:
+    store = SessionStore()
+    await store.aset("a", 1)
+    await store.asave()
+    again = SessionStore(store.session_key)
+    assert await again.aget("a") == 1
+    await again.acycle_key()
+    assert not await store.aexists(store.session_key)
+    assert await again.aexists(again.session_key)
+    await again.aflush()
+    assert again.session_key is None
+    other = SessionStore()
+    await other.acreate()
+    await other.adelete()
+    with pytest.raises(UpdateError):
+        await other.asave()
+    await SessionStore.aclear_expired()
+
+
+def test_messages_in_the_session(client: Client) -> None:
+    client.get("/message/")
+    assert client.get("/shown/").content == b"saved"
+    assert client.get("/shown/").content == b""
+
+
+def test_an_update_of_an_ended_session_is_djangos_error() -> None:
+    store = SessionStore()
+    store["a"] = 1
+    store.save()
+    SessionStore(store.session_key).delete()
+    store["a"] = 2
+    with pytest.raises(UpdateError):
+        store.save()
+
+    def view(request: HttpRequest) -> HttpResponse:
+        assert request.session["a"] == 1
+        SessionStore(request.session.session_key).delete()
+        request.session["a"] = 2
+        return HttpResponse()
+
+    request = RequestFactory().get("/")
+    other = SessionStore()
+    other["a"] = 1
+    other.save()
+    request.COOKIES["sessionid"] = other.session_key
+    with pytest.raises(SessionInterrupted):
+        SessionMiddleware(view)(request)
+
+
+def test_save_every_request_renews_the_cookie(client: Client) -> None:
+    client.get("/post_comment/")
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+        assert client.get("/me/").cookies["sessionid"].value
+
+
+def test_what_django_knows_beside_its_own_words() -> None:
+    store = SessionStore()
+    assert (store.is_new, store.handle, store.version) == (True, None, 0)
+    store.login("ann")
+    store.save()
+    assert (store.principal, store.version, store.is_new) == ("ann", 1, False)
+    assert store.created_at == store.authenticated_at
+    assert store.expires_at > store.created_at
+    key = store.session_key
+    store.rotate()
+    assert not SessionStore().exists(key)
+    assert store.exists(store.session_key)
+    store.logout()
+    assert store.session_key is None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"SAMESESSION": None}, 'SAMESESSION = {"url": "redis://127.0.0.1:6379/0"}'),
+        ({"SAMESESSION": {"url": "memory://", "idel": 1}}, "did you mean 'idle'"),
+        ({"SAMESESSION": {"url": "memory://", "keys": ["short"]}}, "needs 32 or more"),
+        ({"SESSION_COOKIE_NAME": "__Host-sid"}, "needs SESSION_COOKIE_SECURE=True"),
+        ({"SESSION_COOKIE_SAMESITE": "None"}, "needs SESSION_COOKIE_SECURE=True"),
+        (
+            {
+                "SESSION_COOKIE_AGE": 60,
+                "SAMESESSION": {"url": "memory://", "idle": timedelta(hours=1)},
+            },
+            "SESSION_COOKIE_AGE=60 contradicts",
+        ),
+    ],
+)
+def test_wrong_settings_fail_the_checks_and_the_start(given: dict[str, Any], says: str) -> None:
+    with override_settings(**given):
+        with pytest.raises(ConfigError) as said:
+            get_sessions()
+        assert says in str(said.value)
+        with pytest.raises(management.base.SystemCheckError, match="E001"):
+            management.call_command("check")
+    management.call_command("check")
+
+
+def test_the_age_of_the_cookie_is_the_idle_time() -> None:
+    with override_settings(SESSION_COOKIE_AGE=3600):
+        limits = get_sessions().limits
+        assert (limits.idle_ms, limits.lifetime_ms) == (3_600_000, 3_600_000)
+    given = {"url": "memory://", "lifetime": timedelta(hours=12)}
+    with override_settings(SAMESESSION=given):
+        assert SessionStore().get_expiry_age() == 12 * 3600
+        assert get_sessions().limits.idle_ms == 12 * 3_600_000
+
+
+def test_async_views_and_alogin(client: Client) -> None:
+    client.get("/post_comment/")
+    before = client.cookies["sessionid"].value
+    client.get("/asign_in/?name=bob")
+    assert client.get("/me/").content == b"bob []"
+    assert SessionStore(before).get("has_commented") is None

@@ -1,0 +1,22 @@
+"""Type checked by `make check`, and run by nobody."""
+
+from flask import Flask, session
+
+from samesession import Sessions
+from samesession.web.flask import init_app
+
+app = Flask(__name__)
+sessions = Sessions.from_url("memory://")
+init_app(app, sessions)
+
+
+@app.get("/")
+def index() -> str:
+    session["visits"] = session.get("visits", 0) + 1
+    session.permanent = True
+    return str(session["visits"])
+
+
+@app.post("/sign-out-everywhere/<name>")
+def sign_out(name: str) -> str:
+    return str(sessions.blocking.end_all(name))

@@ -1,0 +1,30 @@
+"""Type checked by `make check`, and run by nobody."""
+
+from typing import Any
+
+from litestar import Litestar, Request, get, post
+
+from samesession import Sessions
+from samesession.web.litestar import SharedStore, session_middleware
+
+sessions = Sessions.from_url("memory://")
+
+
+@get("/")
+async def index(request: Request[Any, Any, Any]) -> int:
+    visits: int = request.session.get("visits", 0) + 1
+    request.set_session({"visits": visits})
+    return visits
+
+
+@post("/logout")
+async def logout(request: Request[Any, Any, Any]) -> None:
+    request.clear_session()
+
+
+app = Litestar(
+    [index, logout],
+    middleware=[session_middleware(sessions)],
+    stores={"response_cache": SharedStore(sessions)},
+    on_shutdown=[sessions.close],
+)

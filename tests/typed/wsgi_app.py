@@ -1,0 +1,17 @@
+"""Type checked by `make check`, and run by nobody."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from samesession import Session, Sessions
+from samesession.web.wsgi import SessionMiddleware
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    session: Session = environ["samesession"]
+    session["visits"] = session.get("visits", 0) + 1
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(session["visits"]).encode()]
+
+
+app = SessionMiddleware(application, Sessions.from_url("memory://"))
