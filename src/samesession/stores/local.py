@@ -1,24 +1,17 @@
 """``sticky://``: an LMDB map in shared memory, one for each server, shared by its worker processes.
 
 URL: ``sticky://`` or ``sticky:///folder``, with ``size=64MB``. The folder holds one map for each
-server of this machine, named by ``SAMESESSION_SERVER``. Nothing is synced: what is in it outlives
-every process, not the machine. The whole file is allocated when the map is opened, because a
-sparse one dies by SIGBUS when somebody else fills the file system (MEASURED 6).
+server of this machine, named by ``SAMESESSION_SERVER`` (`samesession.stores.lmdb_map`).
 """
 
 from __future__ import annotations
 
-import os
-import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from threading import Lock
 
-import lmdb
 import msgspec
 
 from samesession.errors import ConfigError, StoreCorruptError, StoreUnavailableError
@@ -36,6 +29,14 @@ from samesession.record import (
 )
 from samesession.settings import Url
 from samesession.store import Store
+from samesession.stores.lmdb_map import (
+    Map,
+    MapError,
+    MapFullError,
+    Transaction,
+    default_folder,
+    server_name,
+)
 
 SWEEP_BATCH = 100
 """A sweep of 500 held the write lock up to 74 ms (MEASURED 6)."""
@@ -58,27 +59,23 @@ class LocalStore:
 
     def __init__(self, folder: Path, size: int, clock_ms: Callable[[], int]) -> None:
         """Name the map; it is opened at the first use, in the process that uses it."""
-        self._folder = folder
-        self._size = size
+        self._map = Map(folder, size, "sticky:///folder?size=64MB")
         self._clock_ms = clock_ms
-        self._opening = Lock()
-        self._opened: lmdb.Environment | None = None
-        self._pid = 0
         self._sweep_at = 0
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; every worker of the server reads the one map."""
-        with self._map.begin() as txn:
+        with self._map.here.begin() as txn:
             raw = txn.get(_name(key))
         return None if raw is None else _decoded(key, bytes(raw))
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
         anonymous = delta.origin is not None and delta.origin.principal is None
-        if anonymous and self._used() > 1 - RESERVED and self._sweep() == 0:
+        if anonymous and self._map.used() > 1 - RESERVED and self._sweep() == 0:
             raise StoreUnavailableError(
-                f"the local store is full ({self._folder}, {self._size >> 20} MB): new anonymous "
-                "sessions wait until others end; raise sticky://?size="
+                f"the local store {self._map} is full: new anonymous sessions wait "
+                "until others end; raise sticky://?size="
             )
         with self._writing() as txn:
             stored = _get(txn, delta.key)
@@ -101,7 +98,7 @@ class LocalStore:
     async def held_by(self, principal: str) -> list[Record]:
         """See `Store`."""
         now = self._clock_ms()
-        with self._map.begin() as txn:
+        with self._map.here.begin() as txn:
             held = [_get(txn, key) for key in _members(txn, principal)]
         live = [r for r in held if isinstance(r, Record) and r.ends_ms > now]
         return sorted(live, key=lambda record: record.origin.created_ms)
@@ -119,94 +116,44 @@ class LocalStore:
 
     async def close(self) -> None:
         """See `Store`; the map itself stays for the server's next process."""
-        with self._opening:
-            if self._opened is not None and self._pid == os.getpid():
-                self._opened.close()
-            self._opened = None
+        self._map.close()
 
     # -- the map -----------------------------------------------------------------------------------
 
-    @property
-    def _map(self) -> lmdb.Environment:
-        if self._opened is None or self._pid != os.getpid():
-            self._open()
-        assert self._opened is not None
-        return self._opened
-
-    def _open(self) -> None:
-        with self._opening:
-            if self._opened is not None:
-                if self._pid == os.getpid():
-                    return
-                self._opened.close()  # a fork's: LMDB opens a map once a process
-            try:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._opened = lmdb.open(
-                    os.fspath(self._folder),
-                    map_size=self._size,
-                    mode=0o600,
-                    max_readers=2048,
-                    writemap=True,
-                    sync=False,
-                    metasync=False,
-                    readahead=False,
-                )
-                data = os.open(self._folder / "data.mdb", os.O_RDWR)
-                try:
-                    os.posix_fallocate(data, 0, self._size)
-                finally:
-                    os.close(data)
-            except (OSError, lmdb.Error) as error:
-                if self._opened is not None:
-                    self._opened.close()
-                    self._opened = None
-                raise StoreUnavailableError(
-                    f"the local store {self._folder} ({self._size >> 20} MB) cannot be opened: "
-                    f"{error}; make room, or name another folder: sticky:///folder?size=64MB"
-                ) from None
-            self._opened.reader_check()
-            self._pid = os.getpid()
-
     @contextmanager
-    def _writing(self) -> Iterator[lmdb.Transaction]:
+    def _writing(self) -> Iterator[Transaction]:
         now = self._clock_ms()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY_MS
             self._sweep()
         try:
-            with self._map.begin(write=True) as txn:
+            with self._map.here.begin(write=True) as txn:
                 yield txn
-        except lmdb.MapFullError:
+        except MapFullError:
             self._sweep()
             raise StoreUnavailableError(
-                f"the local store {self._folder} is full ({self._size >> 20} MB); "
-                "raise sticky://?size="
+                f"the local store {self._map} is full; raise sticky://?size="
             ) from None
-        except lmdb.Error as error:
-            raise StoreUnavailableError(f"the local store {self._folder}: {error}") from None
-
-    def _used(self) -> float:
-        pages = self._map.stat()
-        used = pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]
-        return float(used * pages["psize"] / self._size)
+        except MapError as error:
+            raise StoreUnavailableError(f"the local store {self._map.folder}: {error}") from None
 
     def _sweep(self) -> int:
         """Drop up to a batch of what is over; returns how many."""
         now, dropped = self._clock_ms(), 0
         try:
-            with self._map.begin(write=True) as txn, txn.cursor() as cursor:
+            with self._map.here.begin(write=True) as txn, txn.cursor() as cursor:
                 found = cursor.set_range(b"x")
                 while found and dropped < SWEEP_BATCH and cursor.key() < _deadline(now):
                     key = bytes(cursor.key()[9:])
                     found = cursor.delete()
                     if key.isascii():  # ours are
                         dropped += _drop_if_over(txn, Key(key.decode()), now)
-        except lmdb.Error:
+        except MapError:
             return dropped
         return dropped
 
 
-def _drop_if_over(txn: lmdb.Transaction, key: Key, now: int) -> bool:
+def _drop_if_over(txn: Transaction, key: Key, now: int) -> bool:
     """Drop what its deadline's entry named; what was touched since is entered anew."""
     stored = _get(txn, key)
     if stored is None:
@@ -221,7 +168,7 @@ def _drop_if_over(txn: lmdb.Transaction, key: Key, now: int) -> bool:
     return True
 
 
-def _end(txn: lmdb.Transaction, key: Key, ending: Ending) -> Mark:
+def _end(txn: Transaction, key: Key, ending: Ending) -> Mark:
     stored = _get(txn, key)
     mark = finish(stored, ending)
     if stored is not mark:
@@ -229,9 +176,7 @@ def _end(txn: lmdb.Transaction, key: Key, ending: Ending) -> Mark:
     return mark
 
 
-def _put(
-    txn: lmdb.Transaction, key: Key, value: Record | Mark, *, before: Record | Mark | None
-) -> None:
+def _put(txn: Transaction, key: Key, value: Record | Mark, *, before: Record | Mark | None) -> None:
     """Write a record or mark, and its index entries where they change.
 
     A touch moves no entry: the sweep finds the old one and enters the new deadline.
@@ -251,7 +196,7 @@ def _forget_ms(value: Record | Mark) -> int:
     return (value.ends_ms if isinstance(value, Record) else value.at_ms) + MARK_MS
 
 
-def _get(txn: lmdb.Transaction, key: Key) -> Record | Mark | None:
+def _get(txn: Transaction, key: Key) -> Record | Mark | None:
     """What is stored, for those who will write: something unreadable is as good as nothing."""
     raw = txn.get(_name(key))
     try:
@@ -272,7 +217,7 @@ def _decoded(key: Key, raw: bytes) -> Record | Mark:
     return record
 
 
-def _members(txn: lmdb.Transaction, principal: str) -> list[Key]:
+def _members(txn: Transaction, principal: str) -> list[Key]:
     prefix = _member(principal, Key(""))
     with txn.cursor() as cursor:
         cursor.set_range(prefix)
@@ -306,19 +251,9 @@ def open_loop(url: Url) -> Store:
         raise ConfigError(
             f"{url.text!r} names a host; a folder has three slashes: sticky:///folder"
         )
-    server = os.environ.get("SAMESESSION_SERVER", "server")
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", server) is None:
-        raise ConfigError(f"SAMESESSION_SERVER={server!r}; use letters, digits, - and _")
-    folder = Path(url.path) if url.path.strip("/") else _default_folder()
-    size = max(url.size_bytes("size", 64 << 20), 1 << 20)
-    page = os.sysconf("SC_PAGE_SIZE")
-    return LocalStore(folder / server, size // page * page, lambda: time.time_ns() // 1_000_000)
+    folder = Path(url.path) if url.path.strip("/") else default_folder()
+    size = url.size_bytes("size", 64 << 20)
+    return LocalStore(folder / server_name(), size, lambda: time.time_ns() // 1_000_000)
 
 
 open_threads = open_loop
-
-
-def _default_folder() -> Path:
-    shared = Path("/dev/shm")  # noqa: S108  (tmpfs; the folder below it is private, 0700)
-    root = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
-    return root / f"samesession-{os.getuid()}"
