@@ -117,7 +117,9 @@ class Supervisor:
     async def _start(self) -> None:
         binary = haproxy.find_binary(self.plan.haproxy)
         self._hold(BALANCER, self.plan.port)
-        authority = authority_for(self.plan.strategy, self.folder.path)
+        authority = authority_for(self.plan.strategy, self.folder.path, self.plan.names)
+        for name, port in authority.listen.items():
+            self.ports[f"{name} in the cluster"] = port
         if authority.port is not None:
             self.ports[ENGINE] = authority.port
             await self._begin(self._engine(authority))
@@ -202,10 +204,12 @@ class Supervisor:
 
     def _server(self, name: str, software: str, env: Mapping[str, str]) -> Recipe:
         port = self.ports[name].number
+        agent = self.ports.get(f"{name} in the cluster")
+        listen = {} if agent is None else {variables.LISTEN: agent.address}
         return Recipe(
             name=name,
             argv=servers.command(software, port=port, workers=self.plan.workers),
-            env={**env, variables.SERVER: name},
+            env={**env, variables.SERVER: name, **listen},
             folder=self.plan.folder,
             sign=Sign(port, *_HEALTH),
             restart=self.plan.restart,
