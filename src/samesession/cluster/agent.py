@@ -90,9 +90,9 @@ class Agent:
         self._transport = await self._join()
         path = self._options.socket
         with suppress(FileNotFoundError):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.unlink()  # the lock is ours, so whose it was is gone
         server = await self._loop.create_unix_server(partial(_Worker, self), os.fspath(path))
-        path.chmod(0o600)
         tasks = [self._loop.create_task(work) for work in (self._ticks(), self._look_around())]
         try:
             await self._end_wanted()

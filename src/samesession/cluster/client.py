@@ -145,6 +145,4 @@ def open_threads(url: Url) -> Store:
 def _open(url: Url, line: Callable[..., Line]) -> Store:
     options = Options.of(url)
     options.listening()  # what is wrong with it is told here, at start-up
-    return ClusterStore(
-        line(options.socket, partial(election.ensure, options.lock, options.text)), options
-    )
+    return ClusterStore(line(options.socket, partial(election.ensure, options)), options)

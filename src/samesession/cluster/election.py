@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from samesession.cluster.options import LISTEN, SERVER, Options, shown
 from samesession.errors import StoreUnavailableError
 
 log = logging.getLogger("samesession")
@@ -46,14 +47,14 @@ def take(lock: Path) -> int | None:
     return descriptor
 
 
-def ensure(lock: Path, url: str) -> bool:
+def ensure(options: Options) -> bool:
     """Spawn this server's agent unless it has one; True when this call did.
 
     It stays in the process group of its server, so that what kills a server kills its agent too,
     and it outlives the worker that spawned it, since workers come and go.
     """
     _reap()
-    descriptor = take(lock)
+    descriptor = take(options.lock)
     if descriptor is None:
         return False
     try:
@@ -63,7 +64,9 @@ def ensure(lock: Path, url: str) -> bool:
                 env={
                     "ZENOH_RUNTIME": RUNTIME,
                     **os.environ,
-                    URL: url,
+                    URL: options.text,
+                    SERVER: options.server,
+                    LISTEN: shown(options.listening()),
                     LOCK_FD: str(descriptor),
                 },
                 stdin=subprocess.DEVNULL,

@@ -115,6 +115,8 @@ class LmdbShelf:
         """See `Shelf`."""
         txn, key = self._writing, copy.item.key
         name, before = _encoded(key), self.get(key)
+        if before is not None and before.item.mark is None and copy.item.mark is not None:
+            txn.delete(b"s" + name)  # LMDB joins pages that have become empty only then
         txn.put(b"s" + name, _pack(copy))
         over = over_at(copy.item)
         if before is None or over < over_at(before.item):

@@ -88,9 +88,10 @@ class Options:
         chosen = url.parameters
         listen = chosen.get("listen") or env.get(LISTEN)
         where = "cluster://?listen" if "listen" in chosen else LISTEN
+        server = server_name(env) if env.get(SERVER) else _host_name()
         root = Path(url.path) if url.path.strip("/") else default_folder()
         return cls(
-            server=server_name() if env.get(SERVER) else _host_name(),
+            server=server,
             seeds=tuple((host, port or DEFAULT_PORT) for host, port in url.hosts),
             listen=None if not listen else _address(listen, where),
             copies=0 if chosen.get("copies") == "all" else url.count("copies", 3),
@@ -98,7 +99,7 @@ class Options:
             refuse=_one_of(url, "partition", "accept", "refuse") == "refuse",
             tls=_tls(chosen.get("tls")),
             multicast=_one_of(url, "discover", "listed", "multicast") == "multicast",
-            folder=root / "cluster" / (server_name() if env.get(SERVER) else _host_name()),
+            folder=root / "cluster" / server,
             size=url.size_bytes("size", 64 << 20),
             deadline_ms=url.duration_ms("deadline", 250),
             text=url.text,

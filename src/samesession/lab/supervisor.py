@@ -162,7 +162,7 @@ class Supervisor:
             Recipe(
                 name="probe",
                 argv=[sys.executable, "-m", "samesession.lab.probe", str(report)],
-                env={**env, variables.SERVER: "probe"},
+                env={**env, variables.SERVER: "probe", **self._listen(self.plan.names[0])},
                 folder=self.plan.folder,
                 restart=False,
             ),
@@ -202,14 +202,17 @@ class Supervisor:
             readable=engines.readable,
         )
 
+    def _listen(self, name: str) -> Mapping[str, str]:
+        """Where a server's agent listens, in a cluster."""
+        agent = self.ports.get(f"{name} in the cluster")
+        return {} if agent is None else {variables.LISTEN: agent.address}
+
     def _server(self, name: str, software: str, env: Mapping[str, str]) -> Recipe:
         port = self.ports[name].number
-        agent = self.ports.get(f"{name} in the cluster")
-        listen = {} if agent is None else {variables.LISTEN: agent.address}
         return Recipe(
             name=name,
             argv=servers.command(software, port=port, workers=self.plan.workers),
-            env={**env, variables.SERVER: name, **listen},
+            env={**env, variables.SERVER: name, **self._listen(name)},
             folder=self.plan.folder,
             sign=Sign(port, *_HEALTH),
             restart=self.plan.restart,
