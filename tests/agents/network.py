@@ -50,7 +50,7 @@ class Node:
             raise
         self.transport.subscribe(ALL, self._hear)
         self.transport.subscribe(mailbox(name), self._hear)
-        self.transport.reply(lambda question, frame: self.answers(question, frame))
+        self.transport.reply(self._asked)
         self.transport.liveness(self._link)
 
     def ask(self, server: str, frame: bytes, within_ms: int = 5000) -> bytes | None:
@@ -66,6 +66,9 @@ class Node:
         self.transport.close()
         self._queue.put(None)
         self._thread.join(5)
+
+    def _asked(self, question: Question, frame: bytes) -> None:
+        self.answers(question, frame)
 
     def _hear(self, frame: bytes) -> None:
         self.threads.add(threading.get_ident())
