@@ -157,7 +157,7 @@ def on_loopback(
     started: list[Host] = []
     try:
         for index, port in enumerate(held):
-            url = f"cluster://{seeds}{folder}?size=16MB{query and '&' + query}"
+            url = f"cluster://{seeds}{folder}?size=16MB&deadline=5s{query and '&' + query}"
             started.append(Host(f"s{index + 1}", url, port.address, env=env))
         joined(started)
         yield started

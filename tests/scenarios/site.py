@@ -23,6 +23,7 @@ T = TypeVar("T")
 # Made once: httpx takes 20 ms to make one for each client, though everything here is plain http.
 TLS = ssl.create_default_context()
 # What a fault of ours looks like in a server's log; HAProxy's own words about a killed server not.
+CLUSTER = "cluster://?deadline=2s&size=16MB"  # agents share the machine with everybody's tests
 SAID = "answered 503: "  # a plain line of ours, which quotes the engine's or the system's words
 BROKEN = re.compile(r"Traceback|Exception|Error\b|\bERROR\b|never retrieved|was never awaited")
 
@@ -41,6 +42,7 @@ class Site:
     Attributes:
         shared: whether any server serves any session; if not (sticky, memory) everything runs
             through the balancer with the jar's affinity cookie.
+        engine: whether the fleet started one.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class Site:
         affinity: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.shared = strategy.startswith(("redis", "valkey"))
+        self.shared = strategy.startswith(("redis", "valkey", "cluster"))
+        self.engine = strategy.startswith(("redis", "valkey"))
         # Known here, so that a test can sign what only we could have signed.
         self.key = secrets.token_urlsafe(48)
         self.plan = Plan(
@@ -119,6 +122,7 @@ class Sites:
         "memory": lambda: Site("memory://", servers=1),
         "sticky": lambda: Site("sticky://"),
         "redis": lambda: Site("redis://"),
+        "cluster": lambda: Site(CLUSTER),
     }
 
     def __init__(self) -> None:

@@ -17,10 +17,10 @@ from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.raw import Wire
 from scenarios.resp import Monitor
-from scenarios.site import Site, Sites
+from scenarios.site import CLUSTER, Site, Sites
 from scenarios.test_sockets import POLICY_VIOLATION, Socket
 
-STRATEGIES = ("memory", "sticky", "redis")
+STRATEGIES = ("memory", "sticky", "redis", "cluster")
 SERVERS = ("s1", "s2", "s3")
 
 
@@ -118,7 +118,8 @@ RUNS: dict[str, tuple[dict[str, str], Callable[[Site], object]]] = {
 
 def site_of(strategy: str, env: dict[str, str]) -> Site:
     servers = 1 if strategy == "memory" else 3
-    return Site(f"{strategy}://", servers=servers, env=env)
+    url = CLUSTER if strategy == "cluster" else f"{strategy}://"
+    return Site(url, servers=servers, env=env)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from typing import cast
 
 from samesession.cluster import election, replica, wire
 from samesession.cluster.client import LEASE_S, READY, STATUS, boot_ms
@@ -66,7 +67,8 @@ class Agent:
             copies=options.copies,
             refuse=options.refuse,
         )
-        self._replica = Replica(self._settings, self._shelf)
+        with self._shelf.writing():
+            self._replica = Replica(self._settings, self._shelf)
         self._loop = asyncio.get_running_loop()
         self._posted: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._numbers = count(1)
@@ -321,8 +323,7 @@ class _Worker(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's inherits from nothing
         self._agent.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -363,6 +364,7 @@ def _now() -> Now:
 def main() -> int:
     """Hold the lock, and run until the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(0o077)
     logging.basicConfig(format="%(name)s: %(message)s")
     url = os.environ.pop(election.URL)
     given = os.environ.pop(election.LOCK_FD, None)
