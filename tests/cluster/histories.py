@@ -257,6 +257,7 @@ class History:
         async def request() -> Any:
             session = await core.open(sent or None)
             session.mark_accessed()
+            store.found = session._life.record is not None
             change(session)
             await core.finish(session)
             return session
@@ -270,6 +271,8 @@ class History:
                     fault = failure
             if session is not None and fault is None and session._life.cookie is not None:
                 jar.cookie = session._life.cookie.encode()
+                if not store.found:
+                    jar.lineage = []  # what it had was not found: that is no part of this session
                 if jar.cookie:
                     jar.lineage.append(jar.cookie)
             then(fault is None, session, store)
@@ -330,7 +333,7 @@ class History:
                 if not jar.excused or not before:
                     pass
                 jar.principal = jar.name
-                self._over(before, host)
+                self._over(before, host, store)
                 if not before:
                     jar.acked, jar.unknown, jar.excused = {}, set(), self.split_at != {}
             else:
@@ -345,7 +348,7 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "rotate on", host.name, ok, "weak" * store.weak)
             if ok and session._life.record is not None:
-                self._over(before, host)
+                self._over(before, host, store)
             else:
                 self._doubtful(jar)
             self._next(jar)
@@ -358,7 +361,7 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "logout on", host.name, ok)
             if ok:
-                self._over(before, host)
+                self._over(before, host, store)
                 self._anew(jar)
             else:
                 self._doubtful(jar)
@@ -436,9 +439,11 @@ class History:
 
     # -- the judge -----------------------------------------------------------------------------------
 
-    def _over(self, cookies: list[bytes], host: Host) -> None:
+    def _over(self, cookies: list[bytes], host: Host, store: WorkerStore | None = None) -> None:
         heard = set(self.world.hosts)
         if self.split_at:
+            # What this side does not know it could not end.
+            cookies = cookies[-1:] if store is not None and store.found else []
             heard = {host.name}
         self.ended.append(Ended(cookies, self.world.now, frozenset(heard)))
 

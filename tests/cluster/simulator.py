@@ -373,6 +373,7 @@ class WorkerStore:
         self._within_ms = within_ms
         self._ack = ack
         self.weak = False
+        self.found = False
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         found = reads(self._host, key, at_least)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from samesession.cluster.copies import Change, Item, healed
+from samesession.cluster.copies import Change, Item, by_our_clock, healed
 from samesession.cluster.digest import BUCKETS, bucket_of, sum_of
 from samesession.cluster.followers import Followers
 from samesession.cluster.members import Members
@@ -128,6 +128,7 @@ class Claims:
         self._asked: dict[int, _Asked] = {}
         self._levels: dict[tuple[str, int], list[ClaimOf]] = {}
         self._hands: dict[str, list[ClaimOf]] = {}
+        self._releases: dict[str, list[ClaimOf]] = {}
         self._new: list[ClaimOf] = []
         self._number = 0
         self._look: set[int] = set()
@@ -149,6 +150,11 @@ class Claims:
         """Who should hold a shard."""
         return owners(shard, self._members.eligible(), self._state.settings.copies)
 
+    def holds_any(self) -> bool:
+        """Whether this server still has anything that it has not been released of."""
+        shards = range(self._state.settings.shards)
+        return any(self._state.shard(shard).digest.whole for shard in shards)
+
     def following(self, shard: int) -> list[str]:
         """The other owners that obey this authority."""
         role = self.roles.get(shard)
@@ -161,6 +167,7 @@ class Claims:
         """Keep what the authority decided, and owe it to the other owners."""
         self._state.hold(shard, item, seq=item.stamp.seq)
         for server in self.following(shard):
+            role.sides[server].holds = True
             if change is not None:
                 self.followers.put(server, shard, role.epoch, change)
             else:
@@ -237,11 +244,31 @@ class Claims:
         if not role.serving:
             self._serve_if_ready(shard, role)
             return
+        self._settle_owners(shard, role)
         first, now = self._first(shard), self._state.now.mono_ms
         side = role.sides.get(first)
         if side is not None and side.level and now - role.handed_ms >= HAND_EVERY_MS:
             role.handed_ms = now
             self._hands.setdefault(first, []).append(ClaimOf(shard, role.epoch))
+
+    def _settle_owners(self, shard: int, role: Role) -> None:
+        """Once every owner is level, let all know who they are, and the others forget."""
+        held_by, me = self.owners(shard), self._state.settings.name
+        sides = role.sides
+        if not all(n == me or (n in sides and sides[n].level) for n in held_by):
+            return
+        if held_by != self._state.shard(shard).owners:
+            self._state.save(shard, owners=held_by)
+            for name in held_by:
+                if name != me:
+                    self._levels.setdefault((name, sides[name].era), []).append(
+                        ClaimOf(shard, role.epoch)
+                    )
+        for name, side in sides.items():
+            if name not in held_by and side.holds and side.merged:
+                side.holds = side.level = False
+                self._releases.setdefault(name, []).append(ClaimOf(shard, role.epoch))
+                self._offer(name, shard)  # to see that it did
 
     def _may_claim(self, shard: int) -> bool:
         state, settings = self._state.shard(shard), self._state.settings
@@ -444,6 +471,7 @@ class Claims:
     ) -> None:
         if not pull:
             if sender in self.owners(shard):
+                side.holds = side.holds or bool(push)
                 for key in push:
                     self.followers.owe(sender, shard, key)
             self._merged(shard, role, sender, side)
@@ -453,9 +481,9 @@ class Claims:
         def fetched(message: Message | None) -> None:
             if self._current(shard, role, sender, side):
                 if isinstance(message, Fetched):
-                    for item in message.items:
-                        if self.absorb(shard, role, item):
-                            push.append(item.key)
+                    ahead = self._members.skew_of(sender)
+                    items = [by_our_clock(item, ahead) for item in message.items]
+                    push.extend(i.key for i in items if self.absorb(shard, role, i))
                     self._pull(shard, role, sender, side, rest, push)
                 else:
                     self._again(shard, role, sender)
@@ -537,15 +565,9 @@ class Claims:
         for shard, role in self.roles.items():
             if not role.serving:
                 continue
-            held_by = self.owners(shard)
-            others = [name for name in held_by if name != self._state.settings.name]
-            level = all(n in role.sides and role.sides[n].level for n in others)
-            for name, side in role.sides.items():
-                if name in held_by:
+            for name in self.owners(shard):
+                if name in role.sides:
                     self._offer(name, shard)
-                elif side.holds and level and side.merged:
-                    side.holds = False
-                    self._state.tell(name, Release((ClaimOf(shard, role.epoch),)))
 
     def _offer(self, name: str, shard: int) -> None:
         self._offers.setdefault(name, {})[shard] = None
@@ -555,6 +577,9 @@ class Claims:
         return None if role is None else role.epoch
 
     def _flush(self) -> None:
+        for name, released in self._releases.items():
+            self._state.tell(name, Release(tuple(released)))
+        self._releases.clear()
         for name, shards in self._offers.items():
             chosen = [s for s in shards if s in self.roles]
             for at in range(0, len(chosen), OFFERS):

@@ -121,7 +121,8 @@ class Followers:
                 self._page(server, queue)
 
     def _page(self, server: str, queue: deque[tuple[int, Key]]) -> None:
-        shard, items, size = queue[0][0], [], 0
+        items: list[Item] = []
+        shard, size = queue[0][0], 0
         owed = self._owed.get(server, {}).get(shard, {})
         while queue and queue[0][0] == shard and len(items) < PAGE and size < PAGE_BYTES:
             key = queue.popleft()[1]

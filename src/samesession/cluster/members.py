@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -62,8 +63,13 @@ class Peer:
     settled: bool = False
     leaving: bool = False
     sees: tuple[str, ...] = ()
-    skew_ms: int = 0
+    skews: deque[int] = field(default_factory=lambda: deque(maxlen=8))
     era: int = 0
+
+    @property
+    def skew_ms(self) -> int:
+        """How much its clock is ahead; a beat that came late makes it seem behind, so the most."""
+        return max(self.skews, default=0)
 
     def has_news(self, number: int) -> None:
         """Its news are known up to here: what its echoes promised counts now."""
@@ -95,6 +101,8 @@ class Members:
         self.news = 0
         self.until_ms = 0
         self._unseen: set[str] = set()
+        self._was_fresh: dict[str, int] = {}
+        self._departed: set[str] = set()
         self._known: dict[tuple[str, int], int] = {}
         self._boots: dict[str, set[int]] = {}
         self._unlinked: set[str] = set()
@@ -120,13 +128,16 @@ class Members:
             # Who is not settled has never been an authority, unless we have heard it before.
             if peer.settled or peer.fresh_ms >= 0 or not self.settled:
                 required[peer.name] = peer.fresh_ms
+        unseen = set()
         for peer in self.peers.values():
             for name in peer.sees:
-                if name != self._settings.name and name not in self.peers:
-                    required.setdefault(name, -1)
-        unseen = {name for name in required if name not in self.peers}
-        if self._unseen - unseen - self.peers.keys():
-            self._doubtful = True
+                if name != self._settings.name and name not in self.peers.keys() | self._departed:
+                    # Dropped here, and not yet there: what it echoed last still counts.
+                    required.setdefault(name, self._was_fresh.get(name, -1))
+                    unseen.add(name)
+        for name in self._unseen - unseen - self.peers.keys() - self._departed:
+            if now >= self._was_fresh.get(name, -length) + length:
+                self._doubtful = True
         self._unseen = unseen
         if self._doubtful:
             self._doubtful = False
@@ -188,7 +199,8 @@ class Members:
             peer.era = beat.era
             self.doubters.add(name)
         peer.settled, peer.leaving = beat.settled, beat.leaving
-        peer.sees, peer.skew_ms = beat.settled_peers, beat.wall_ms - now.wall_ms
+        peer.sees = beat.settled_peers
+        peer.skews.append(beat.wall_ms - now.wall_ms)
         if beat.stamp_ms > peer.stamp_ms:
             peer.stamp_ms, peer.stamp_at_ms = beat.stamp_ms, now.mono_ms
         echo = beat.echoes.get(self._settings.name)
@@ -209,6 +221,7 @@ class Members:
         if peer is not None and peer.boot == frame.boot:
             self._drop(peer, farewell=True)
             self.gone.pop(frame.sender, None)
+            self._departed.add(frame.sender)
             self._unlinked.add(frame.sender)
             self._state.members.discard(frame.sender)
             self._state.remember()
@@ -294,6 +307,11 @@ class Members:
             return False
         return peer.boot != boot or peer.acked >= number
 
+    def skew_of(self, name: str) -> int:
+        """How much a server's clock is ahead of ours, in milliseconds."""
+        peer = self.peers.get(name)
+        return 0 if peer is None else peer.skew_ms
+
     def skewed(self) -> bool:
         """Whether this server's clock differs from most others'."""
         off = sum(abs(peer.skew_ms) > SKEW_MS for peer in self.peers.values())
@@ -303,6 +321,7 @@ class Members:
 
     def _met(self, name: str) -> Peer:
         peer = self.peers[name] = Peer(name)
+        self._departed.discard(name)
         self.changed = True
         if name not in self._state.members:
             self._state.members.add(name)
@@ -317,6 +336,7 @@ class Members:
         if not farewell and self._lapsed(peer):
             self._doubtful = True
         del self.peers[peer.name]
+        self._was_fresh[peer.name] = peer.fresh_ms
         self._known[peer.name, peer.boot] = peer.have
         self._boots.setdefault(peer.name, set()).add(peer.boot)
         if peer.echoed_ms:

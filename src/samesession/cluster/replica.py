@@ -13,8 +13,10 @@ Frames that cannot be read, or are nothing that a peer says that way, are counte
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from samesession.cluster.claims import Claims
-from samesession.cluster.copies import Item, changed, healed
+from samesession.cluster.copies import Item, by_our_clock, changed, healed
 from samesession.cluster.counter import Counter
 from samesession.cluster.desk import Desk
 from samesession.cluster.digest import bucket_of, sum_of
@@ -282,7 +284,7 @@ class Replica:
             peer.settled = True
             self._claims.learn(Fence(claim.shard, claim.epoch, peer.name, peer.boot))
         for item in news.endings:
-            self._hear_of_an_end(item)
+            self._hear_of_an_end(by_our_clock(item, peer.skew_ms))
 
     def _hear_of_an_end(self, item: Item) -> None:
         state = self._state
@@ -309,8 +311,9 @@ class Replica:
             return
         self._claims.learn(Fence(shard, message.epoch, sender, boot))
         if isinstance(message, Fill):
+            ahead = self._members.skew_of(sender)
             for item in message.items:
-                self._keep(shard, item)
+                self._keep(shard, by_our_clock(item, ahead))
             state.tell(sender, Ack((message.number,)))
             return
         fits = self._change(shard, message)
@@ -357,6 +360,10 @@ class Replica:
                 items_ = tuple(item for item in found if item and over_at(item) > live)
                 state.reply(question, Fetched(items_))
             case Load() | CommitDelta() | End() | Admit() | Admissions() | Holders() | EndMany():
+                if isinstance(message, End | EndMany):
+                    ending, ahead = message.ending, self._members.skew_of(frame.sender)
+                    ending = replace(ending, at_ms=max(0, ending.at_ms - ahead))
+                    message = replace(message, ending=ending)
                 self._desk.serve(message, lambda answer: state.reply(question, answer))
             case _:
                 state.counts["misplaced"] += 1
@@ -382,7 +389,7 @@ class Replica:
         if not self._members.leaving or self._left:
             return
         others = any(peer.settled for peer in self._members.peers.values())
-        if self._claims.roles and others:
+        if others and (self._claims.roles or self._claims.holds_any()):
             return
         self._left = True
         self._state.shelf.put_lease(Lease(0, self._state.era))
