@@ -47,6 +47,7 @@ class ShardState(Struct, frozen=True, array_like=True):
         era: in which its copies were last known to lack no ending; workers compare it.
         owners: the last known ones, for a start after an unclean stop.
         digest: of the held copies.
+        level: the last epoch in which this server was its authority, or level with it.
     """
 
     epoch: int = 0
@@ -56,6 +57,7 @@ class ShardState(Struct, frozen=True, array_like=True):
     era: int = 0
     owners: tuple[str, ...] = ()
     digest: Digest = Digest()
+    level: int = 0
 
 
 class Lease(Struct, frozen=True, array_like=True, gc=False):

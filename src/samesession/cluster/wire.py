@@ -80,6 +80,7 @@ class Beat(_Message, frozen=True, tag=1):
         leaving: whether I am handing over.
         settled_peers: those that I am linked with and that are settled.
         echoes: of each server that I heard.
+        era: changes when I doubt what I have.
     """
 
     stamp_ms: Count
@@ -89,6 +90,7 @@ class Beat(_Message, frozen=True, tag=1):
     leaving: bool
     settled_peers: tuple[Name, ...]
     echoes: Mapping[str, Echo]
+    era: Count = 0
 
 
 class ClaimOf(Struct, frozen=True, array_like=True, gc=False):
@@ -145,7 +147,7 @@ class Holding(Struct, frozen=True, array_like=True, gc=False):
     """How somebody's copy of a shard stands, in answer to an offer.
 
     Attributes:
-        before: the epoch promised before this one.
+        before: the last epoch in which it was the authority, or level with it.
         sure: whether its copies lack no ending that was ever acknowledged to it.
         owners: the last known ones, where it is not sure.
         sums: its digest; empty if equal to the offer's.

@@ -1,0 +1,363 @@
+"""Who is there, and for how long copies may answer: beats, echoes, drops and the lease (S16).
+
+1. A lease runs L from this server's own stamp that a peer echoed, once this server has all the
+   news that the peer had said by then. It is the earliest over every peer that could contradict:
+   those linked, those that a linked one sees settled, and those remembered from before.
+2. Silence is counted in ticks, not in time, so a pause of this server declares nobody dead. While
+   the lease runs, a peer is dropped at once when its link breaks, or after ``dead_ms``; once the
+   lease lapsed only after ``alone_ms``, and then this server *doubts* all that it has.
+3. *Settled* is who has heard every peer long enough to become an authority. Only settled peers are
+   passed on, so a badly linked joiner stops nobody.
+4. Who is dropped may still read: an end waits for the lease that its last echo gave it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from samesession.cluster.settings import Settings
+from samesession.cluster.shelf import Lease
+from samesession.cluster.state import State
+from samesession.cluster.wire import Beat, Echo, Frame, News
+
+TICK_MS = 100
+"""No tick counts for more silence than this."""
+
+ASIDE_MS = 1000
+"""After so long behind a broken link between two settled servers, one of them steps aside."""
+
+SKEW_MS = 60_000
+"""A server whose clock differs by more is reported, and not ready."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """Another server, in one of its lives.
+
+    Attributes:
+        silent_ms: ticks since its last beat.
+        stamp_ms: its last stamp, ``stamp_at_ms`` when it came, by our clock.
+        echoed_ms: when the last stamp came that we have echoed: its lease counts from there at
+            the latest.
+        fresh_ms: our newest stamp that it echoed with all its news known here.
+        promised: pairs of (its news, our stamp) whose news are not all here.
+        have: its news up to here are known; -1: none.
+        ahead: its news beyond a gap.
+        acked: our news that it has.
+    """
+
+    name: str
+    boot: int = 0
+    silent_ms: int = 0
+    stamp_ms: int = 0
+    stamp_at_ms: int = 0
+    echoed_ms: int = 0
+    fresh_ms: int = -1
+    promised: list[tuple[int, int]] = field(default_factory=list)
+    have: int = -1
+    ahead: dict[int, News] = field(default_factory=dict)
+    asked_ms: int = -1_000_000
+    acked: int = -1
+    settled: bool = False
+    leaving: bool = False
+    sees: tuple[str, ...] = ()
+    skews: deque[int] = field(default_factory=lambda: deque(maxlen=8))
+    era: int = 0
+
+    @property
+    def skew_ms(self) -> int:
+        """How much its clock is ahead; a beat that came late makes it seem behind, so the most."""
+        return max(self.skews, default=0)
+
+    def has_news(self, number: int) -> None:
+        """Its news are known up to here: what its echoes promised counts now."""
+        self.have = number
+        kept = []
+        for news, stamp in self.promised:
+            if news <= number:
+                self.fresh_ms = max(self.fresh_ms, stamp)
+            else:
+                kept.append((news, stamp))
+        self.promised = kept
+
+
+class Members:
+    """The peers of one server, and its lease."""
+
+    def __init__(self, state: State, doubt: Callable[[], None]) -> None:
+        """Know nobody but those remembered."""
+        self._state = state
+        self._settings: Settings = state.settings
+        self._doubt = doubt
+        self.peers: dict[str, Peer] = {}
+        self.doubters: set[str] = set()
+        self.gone: dict[str, tuple[int, int]] = {}
+        self.expected: dict[str, int] = dict.fromkeys(state.members - {state.settings.name}, 0)
+        self.settled = False
+        self.leaving = False
+        self.changed = True
+        self.news = 0
+        self.until_ms = 0
+        self._unseen: set[str] = set()
+        self._was_fresh: dict[str, int] = {}
+        self._departed: set[str] = set()
+        self._known: dict[tuple[str, int], int] = {}
+        self._boots: dict[str, set[int]] = {}
+        self._unlinked: set[str] = set()
+        self._doubtful = False
+        self._said_era = -1
+        self._ran_ms = 0
+        self._ticked_ms = -1
+        self._beat_ms = -1_000_000
+        self._lapsed_ms = 0
+
+    # -- the lease ---------------------------------------------------------------------------------
+
+    @property
+    def valid(self) -> bool:
+        """Whether this server may answer for what it has."""
+        return self._state.now.mono_ms < self.until_ms and self._quorate()
+
+    def renew(self) -> None:
+        """Compute the lease anew, and doubt if somebody left after it lapsed."""
+        now, length = self._state.now.mono_ms, self._settings.lease_ms
+        required = dict.fromkeys(self.expected, -1)
+        for peer in self.peers.values():
+            # Who is not settled has never been an authority, unless we have heard it before.
+            if peer.settled or peer.fresh_ms >= 0 or not self.settled:
+                required[peer.name] = peer.fresh_ms
+        unseen = set()
+        for peer in self.peers.values():
+            for name in peer.sees:
+                if name != self._settings.name and name not in self.peers.keys() | self._departed:
+                    # Dropped here, and not yet there: what it echoed last still counts.
+                    required.setdefault(name, self._was_fresh.get(name, -1))
+                    unseen.add(name)
+        for name in self._unseen - unseen - self.peers.keys() - self._departed:
+            if now >= self._was_fresh.get(name, -length) + length:
+                self._doubtful = True
+        self._unseen = unseen
+        if self._doubtful:
+            self._doubtful = False
+            self._doubt()
+        earliest = min(required.values(), default=now)
+        until = earliest + length if earliest >= 0 else 0
+        if until != self.until_ms or self._said_era != self._state.era:
+            self.until_ms, self._said_era = until, self._state.era
+            workers = until if self._quorate() else 0
+            self._state.shelf.put_lease(Lease(workers, self._state.era))
+
+    def _quorate(self) -> bool:
+        if not self._settings.refuse:
+            return True
+        known = self._state.members | {self._settings.name}
+        here = {self._settings.name, *self.peers} & known
+        if 2 * len(here) == len(known):
+            return min(known) in here
+        return 2 * len(here) > len(known)
+
+    # -- inputs ------------------------------------------------------------------------------------
+
+    def linked(self, name: str, *, up: bool) -> None:
+        """The transport sees a server, or no longer."""
+        peer = self.peers.get(name)
+        if up:
+            self._unlinked.discard(name)
+            if peer is None:
+                self._met(name)
+            self.beat()
+            return
+        self._unlinked.add(name)
+        if peer is not None and not self._lapsed(peer):
+            self._drop(peer)
+
+    def heard(self, frame: Frame, beat: Beat) -> Peer | None:
+        """A beat came; returns the peer if its news are not all known."""
+        name = frame.sender
+        if name in self._unlinked:
+            return None  # it is late: what the transport says of the dead counts more
+        peer, now = self.peers.get(name), self._state.now
+        if peer is not None and peer.boot not in (0, frame.boot):
+            if frame.boot in self._boots.get(name, ()):
+                return None  # of an earlier life, delayed
+            self._drop(peer)
+            peer = None
+        if peer is None:
+            peer = self._met(name)
+        first = peer.boot == 0
+        if first:
+            peer.boot = frame.boot
+            peer.have = self._known.get((name, frame.boot), 0 if beat.news == 0 else -1)
+            if name in self.gone and self.gone[name][0] != frame.boot:
+                del self.gone[name]  # its new agent took the lease from its workers at its start
+        peer.silent_ms = 0
+        if (peer.settled, peer.leaving) != (beat.settled, beat.leaving) or first:
+            self.changed = True
+        if peer.era != beat.era:
+            peer.era = beat.era
+            self.doubters.add(name)
+        peer.settled, peer.leaving = beat.settled, beat.leaving
+        peer.sees = beat.settled_peers
+        peer.skews.append(beat.wall_ms - now.wall_ms)
+        if beat.stamp_ms > peer.stamp_ms:
+            peer.stamp_ms, peer.stamp_at_ms = beat.stamp_ms, now.mono_ms
+        echo = beat.echoes.get(self._settings.name)
+        if echo is not None and echo.boot == self._settings.boot:
+            if echo.stamp_ms > peer.fresh_ms:
+                peer.promised = [*peer.promised[-20:], (beat.news, echo.stamp_ms)]
+            peer.acked = max(peer.acked, echo.news)
+        peer.has_news(peer.have)
+        if peer.fresh_ms >= 0:
+            self.expected.pop(name, None)
+        if first:
+            self.beat()
+        return peer if beat.news > peer.have or peer.have < 0 else None
+
+    def farewell(self, frame: Frame) -> None:
+        """A server has handed over and answers no more."""
+        peer = self.peers.get(frame.sender)
+        if peer is not None and peer.boot == frame.boot:
+            self._drop(peer, farewell=True)
+            self.gone.pop(frame.sender, None)
+            self._departed.add(frame.sender)
+            self._unlinked.add(frame.sender)
+            self._state.members.discard(frame.sender)
+            self._state.remember()
+
+    def tick(self) -> None:
+        """Count the silence, settle, beat."""
+        now = self._state.now.mono_ms
+        gap = TICK_MS if self._ticked_ms < 0 else min(TICK_MS, max(0, now - self._ticked_ms))
+        self._ticked_ms = now
+        self._ran_ms += gap
+        for name in list(self.expected):
+            self.expected[name] += gap
+            if self.expected[name] >= self._settings.alone_ms and name not in self.peers:
+                del self.expected[name]
+                self.changed = True
+        for peer in list(self.peers.values()):
+            peer.silent_ms += gap
+            patience = self._settings.dead_ms
+            if self._lapsed(peer) and peer.fresh_ms >= 0:
+                patience = self._settings.alone_ms
+            if peer.silent_ms >= patience:
+                self._drop(peer)
+        for name, (_, release) in list(self.gone.items()):
+            if release <= now:
+                del self.gone[name]
+        self._lapsed_ms = 0 if now < self.until_ms else self._lapsed_ms + gap
+        self._settle()
+        if now - self._beat_ms >= self._settings.beat_ms:
+            self.beat()
+
+    def beat(self) -> None:
+        """Say that this server is here."""
+        now = self._state.now
+        self._beat_ms = now.mono_ms
+        echoes = {}
+        for peer in self.peers.values():
+            if peer.stamp_ms:
+                echoes[peer.name] = Echo(peer.boot, peer.stamp_ms, peer.have)
+                peer.echoed_ms = peer.stamp_at_ms
+        settled = tuple(peer.name for peer in self.peers.values() if peer.settled)
+        self._state.tell_all(
+            Beat(
+                now.mono_ms,
+                now.wall_ms,
+                self.news,
+                self.settled,
+                self.leaving,
+                settled,
+                echoes,
+                self._state.era,
+            )
+        )
+
+    # -- what the others ask -------------------------------------------------------------------------
+
+    def present(self, name: str, boot: int) -> bool:
+        """Whether this life of a server is there and may be an authority."""
+        if name == self._settings.name:
+            return boot == self._settings.boot
+        peer = self.peers.get(name)
+        return peer is not None and peer.boot == boot and peer.settled
+
+    def eligible(self) -> tuple[str, ...]:
+        """Those that may own shards."""
+        names = [peer.name for peer in self.peers.values() if peer.boot and not peer.leaving]
+        if not self.leaving or not names:
+            names.append(self._settings.name)
+        return tuple(sorted(names))
+
+    def readers(self) -> dict[str, tuple[int, int]]:
+        """Who may still read without having heard: (boot, until when) by name."""
+        length = self._settings.lease_ms
+        readers = dict(self.gone)
+        for peer in self.peers.values():
+            if peer.echoed_ms:
+                readers[peer.name] = peer.boot, peer.echoed_ms + length
+        return readers
+
+    def heard_by(self, name: str, boot: int, number: int) -> bool:
+        """Whether a server has our news up to a number, or is not the one any more."""
+        peer = self.peers.get(name)
+        if peer is None or peer.boot == 0:
+            return False
+        return peer.boot != boot or peer.acked >= number
+
+    def skew_of(self, name: str) -> int:
+        """How much a server's clock is ahead of ours, in milliseconds."""
+        peer = self.peers.get(name)
+        return 0 if peer is None else peer.skew_ms
+
+    def skewed(self) -> bool:
+        """Whether this server's clock differs from most others'."""
+        off = sum(abs(peer.skew_ms) > SKEW_MS for peer in self.peers.values())
+        return 2 * off > len(self.peers)
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _met(self, name: str) -> Peer:
+        peer = self.peers[name] = Peer(name)
+        self._departed.discard(name)
+        self.changed = True
+        if name not in self._state.members:
+            self._state.members.add(name)
+            self._state.remember()
+        return peer
+
+    def _lapsed(self, peer: Peer) -> bool:
+        fresh = peer.fresh_ms
+        return fresh >= 0 and self._state.now.mono_ms >= fresh + self._settings.lease_ms
+
+    def _drop(self, peer: Peer, *, farewell: bool = False) -> None:
+        if not farewell and self._lapsed(peer):
+            self._doubtful = True
+        del self.peers[peer.name]
+        self._was_fresh[peer.name] = peer.fresh_ms
+        self._known[peer.name, peer.boot] = peer.have
+        self._boots.setdefault(peer.name, set()).add(peer.boot)
+        if peer.echoed_ms:
+            self.gone[peer.name] = peer.boot, peer.echoed_ms + self._settings.lease_ms
+        self.changed = True
+        self._state.counts["dropped"] += 1
+
+    def _settle(self) -> None:
+        if self.settled:
+            if self._lapsed_ms >= ASIDE_MS and self._cut_off():
+                self.settled = False
+                self._ran_ms = 0
+                self._state.counts["aside"] += 1
+                self.beat()
+            return
+        known = all(peer.fresh_ms >= 0 for peer in self.peers.values())
+        ran = self._ran_ms >= self._settings.settle_ms
+        if ran and known and not self.expected and self.valid and not self.skewed():
+            self.settled = self.changed = True
+            self.beat()
+
+    def _cut_off(self) -> bool:
+        """Whether a peer sees a settled server that we do not, and whose name goes before ours."""
+        return any(name < self._settings.name for name in self._unseen)
