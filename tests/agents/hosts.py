@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Host:
             **(env or {}),
         }
         self.options = Options.of(Url.parse(url), self.env)
+        self.stayed: list[int] = []
+        """Who did not end by itself when it was asked to."""
         self._within = within
         self._process: subprocess.Popen[str] | None = None
         self.start()
@@ -112,13 +114,16 @@ class Host:
     def kill(self) -> None:
         """The whole server, kill -9."""
         self.signal(signal.SIGKILL)
-        self.process.wait(10)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
+        self.bury()
         eventually(lambda: self.agent is None)
+
+    def bury(self) -> None:
+        """Wait for a worker that was killed, and let go of its pipes."""
+        self.process.wait(10)
+        for end in (self.process.stdin, self.process.stdout):
+            if end is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    end.close()
 
     def status(self) -> dict[str, Any]:
         """What its agent knows."""
@@ -129,22 +134,25 @@ class Host:
             os.environ.pop("SAMESESSION_SERVER", None)
 
     def stop(self) -> None:
-        """End the worker, and see the agent follow it by itself."""
+        """End the worker, and ask its agent to follow; whoever stays is killed."""
         if self.process.poll() is None:
             self.signal(signal.SIGCONT)
             assert self.process.stdin is not None
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
             if (agent := self.agent) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(agent, signal.SIGTERM)
-            with contextlib.suppress(AssertionError):
-                eventually(lambda: not others_in_group(self.process.pid), 12)
-        self.signal(signal.SIGKILL)
-        self.process.wait(10)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        left = others_in_group(self.process.pid)
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not others_in_group(self.process.pid), 12)
+        self.stayed = others_in_group(self.process.pid)
+        for pid in self.stayed:
+            os.kill(pid, signal.SIGKILL)
+        self.bury()
+        assert set(self.stayed) <= set(left), "an agent was spawned while it ended"
 
 
 @contextlib.contextmanager
@@ -178,7 +186,7 @@ def joined(hosts: Sequence[Host]) -> None:
 def ended(hosts: Sequence[Host]) -> None:
     for host in hosts:
         host.stop()
-    assert [host.name for host in hosts if host.agent is not None] == [], "agents are left behind"
+    assert [(host.name, host.stayed) for host in hosts if host.stayed] == []
 
 
 @contextlib.contextmanager
@@ -257,6 +265,3 @@ def on_machines(
 
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
-
-
-Check = Callable[[], object]

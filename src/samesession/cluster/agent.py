@@ -39,7 +39,7 @@ log = logging.getLogger("samesession.cluster")
 
 TICK_S = 0.05
 LONELY_S = 3.0
-FIRST_S = 10.0
+FIRST_S = 5.0
 """For the first worker to connect."""
 
 WORKERS_S = 3.0
@@ -373,8 +373,7 @@ def main() -> int:
         lock = election.take(options.lock) if given is None else int(given)
         if lock is None:
             return 0  # another agent lives
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        election.sign(lock, os.getpid())
         return asyncio.run(_live(options))
     except SameSessionError as error:
         log.error("%s", error)  # noqa: TRY400  (it says it all)

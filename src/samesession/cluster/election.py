@@ -25,6 +25,9 @@ URL = "SAMESESSION_AGENT_URL"
 RUNTIME = "(rx: (worker_threads: 16))"
 """With zenoh's two threads a silently dead peer stalls the traffic of the others (MEASURED 7)."""
 
+_KEPT_BACK = "SAMESESSION_KEYS"
+"""The agent sees no cookie and needs no key, so it gets none."""
+
 _spawned: list[subprocess.Popen[bytes]] = []
 
 
@@ -44,7 +47,13 @@ def take(lock: Path) -> int | None:
     except OSError:  # an agent lives, or another worker is about to spawn it
         os.close(descriptor)
         return None
+    os.ftruncate(descriptor, 0)  # it named the last holder
     return descriptor
+
+
+def sign(descriptor: int, pid: int) -> None:
+    """Write whose the lock is, for `holder`."""
+    os.pwrite(descriptor, str(pid).encode(), 0)
 
 
 def ensure(options: Options) -> bool:
@@ -58,21 +67,21 @@ def ensure(options: Options) -> bool:
     if descriptor is None:
         return False
     try:
-        _spawned.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "samesession.cluster.agent"],
-                env={
-                    "ZENOH_RUNTIME": RUNTIME,
-                    **os.environ,
-                    URL: options.text,
-                    SERVER: options.server,
-                    LISTEN: shown(options.listening()),
-                    LOCK_FD: str(descriptor),
-                },
-                stdin=subprocess.DEVNULL,
-                pass_fds=(descriptor,),
-            )
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "samesession.cluster.agent"],
+            env={
+                "ZENOH_RUNTIME": RUNTIME,
+                **{k: v for k, v in os.environ.items() if not k.startswith(_KEPT_BACK)},
+                URL: options.text,
+                SERVER: options.server,
+                LISTEN: shown(options.listening()),
+                LOCK_FD: str(descriptor),
+            },
+            stdin=subprocess.DEVNULL,
+            pass_fds=(descriptor,),
         )
+        _spawned.append(agent)
+        sign(descriptor, agent.pid)
     except OSError:
         log.exception("the cluster's agent cannot be started")
         return False
