@@ -49,8 +49,13 @@ class Jar:
     busy: bool = False
     lineage: list[bytes] = field(default_factory=list)
     written: int = 0
+    users: int = 0
     excused: bool = False
-    """Something unknown happened to the whole session (an unanswered login, rotation, end)."""
+    """It was used on both sides of a partition: only the end of the history counts."""
+
+    @property
+    def user(self) -> str:
+        return f"{self.name}/{self.users}"
 
 
 @dataclass
@@ -332,7 +337,7 @@ class History:
             if ok:
                 if not jar.excused or not before:
                     pass
-                jar.principal = jar.name
+                jar.principal = jar.user
                 self._over(before, host, store)
                 if not before:
                     jar.acked, jar.unknown, jar.excused = {}, set(), self.split_at != {}
@@ -340,7 +345,7 @@ class History:
                 self._doubtful(jar)
             self._next(jar)
 
-        self._checked_request(jar, host, lambda session: session.login(jar.name), then)
+        self._checked_request(jar, host, lambda session: session.login(jar.user), then)
 
     def _rotate(self, jar: Jar, host: Host) -> None:
         before = list(jar.lineage)
@@ -383,7 +388,7 @@ class History:
                 self._doubtful(jar)
             self._next(jar)
 
-        spawn(core.end_all(jar.name), done)
+        spawn(core.end_all(jar.user), done)
 
     def _race(self, jar: Jar, host: Host, other: Host) -> None:
         """A rotation and an end of the same session at once; neither cookie may survive."""
@@ -421,7 +426,7 @@ class History:
                 self._request(jar, host, lambda session: session.rotate(), rotated, cookie)
             elif everywhere:
                 core = self._core(other)[0]
-                spawn(core.end_all(jar.name), lambda _n, fault: ended(fault is None, None, None))
+                spawn(core.end_all(jar.user), lambda _n, fault: ended(fault is None, None, None))
             else:
                 self._request(jar, other, lambda session: session.logout(), ended, cookie)
 
@@ -436,6 +441,7 @@ class History:
     def _doubtful(self, jar: Jar) -> None:
         """Nobody knows what became of this session; the browser begins anew."""
         self._anew(jar)
+        jar.users += 1  # a sign-out everywhere may still be under way
 
     # -- the judge -----------------------------------------------------------------------------------
 

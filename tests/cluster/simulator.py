@@ -357,8 +357,11 @@ class _Call:
 
         host.tickets[ticket] = once
         world.after(self.within_ms + 200, lambda: once(None))
+        deadline = world.now + self.within_ms
         host.receive(
-            lambda agent: agent.request(host.now, ticket, self.request, within_ms=self.within_ms)
+            lambda agent: agent.request(
+                host.now, ticket, self.request, within_ms=deadline - world.now
+            )
         )
 
 
