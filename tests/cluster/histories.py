@@ -263,6 +263,7 @@ class History:
             session = await core.open(sent or None)
             session.mark_accessed()
             store.found = session._life.record is not None
+            store.principal = session.principal
             change(session)
             await core.finish(session)
             return session
@@ -287,14 +288,13 @@ class History:
     def _write(self, jar: Jar, host: Host) -> None:
         jar.written += 1
         key, value = f"k{jar.written % 9}", jar.written
-        new = not jar.cookie
 
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "write", key, value, "on", host.name, ok, "weak" * store.weak)
             if ok and session is not None and (session._life.record is not None):
                 if store.weak and self.split_at == {}:
                     jar.unknown.add(key) if key not in jar.acked else None
-                if new:
+                if not store.found:
                     jar.acked, jar.unknown, jar.excused = {}, set(), self.split_at != {}
                 jar.acked[key] = value
                 jar.unknown.discard(key)
@@ -335,11 +335,9 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "login on", host.name, ok, "weak" * store.weak)
             if ok:
-                if not jar.excused or not before:
-                    pass
                 jar.principal = jar.user
-                self._over(before, host, store)
-                if not before:
+                self._over(jar, before, host, store, login=True)
+                if not store.found:
                     jar.acked, jar.unknown, jar.excused = {}, set(), self.split_at != {}
             else:
                 self._doubtful(jar)
@@ -353,7 +351,7 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "rotate on", host.name, ok, "weak" * store.weak)
             if ok and session._life.record is not None:
-                self._over(before, host, store)
+                self._over(jar, before, host, store)
             else:
                 self._doubtful(jar)
             self._next(jar)
@@ -366,7 +364,7 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "logout on", host.name, ok)
             if ok:
-                self._over(before, host, store)
+                self._over(jar, before, host, store)
                 self._anew(jar)
             else:
                 self._doubtful(jar)
@@ -382,7 +380,7 @@ class History:
                 raise fault
             self.say(jar.name, "end_all on", host.name, fault is None)
             if fault is None:
-                self._over(before, host)
+                self._over(jar, before, host)
                 self._anew(jar)
             else:
                 self._doubtful(jar)
@@ -405,7 +403,7 @@ class History:
                 return
             self.say(jar.name, "raced", outcome)
             if outcome["end"]:
-                self._over(list(jar.lineage), other)
+                self._over(jar, list(jar.lineage), other)
                 self._anew(jar)
             else:
                 self._doubtful(jar)
@@ -418,7 +416,7 @@ class History:
         def ended(ok: bool, _session: Any, _store: WorkerStore) -> None:
             outcome["end"] = ok
             if ok:
-                self._over(before, other)
+                self._over(jar, before, other)
             both()
 
         def begin(which: str) -> None:
@@ -445,12 +443,22 @@ class History:
 
     # -- the judge -----------------------------------------------------------------------------------
 
-    def _over(self, cookies: list[bytes], host: Host, store: WorkerStore | None = None) -> None:
+    def _over(
+        self,
+        jar: Jar,
+        cookies: list[bytes],
+        host: Host,
+        store: WorkerStore | None = None,
+        *,
+        login: bool = False,
+    ) -> None:
         heard = set(self.world.hosts)
         if self.split_at:
-            # What this side does not know it could not end.
-            cookies = cookies[-1:] if store is not None and store.found else []
             heard = {host.name}
+        if jar.excused or self.split_at:
+            # What this side does not know it could not end, and what was nobody's does not wait.
+            known = store is not None and store.found and (login or store.principal is not None)
+            cookies = cookies[-1:] if known else []
         self.ended.append(Ended(cookies, self.world.now, frozenset(heard)))
 
     def _probe(self) -> None:

@@ -377,6 +377,7 @@ class WorkerStore:
         self._ack = ack
         self.weak = False
         self.found = False
+        self.principal: str | None = None
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         found = reads(self._host, key, at_least)
