@@ -176,6 +176,7 @@ class Members:
         self._unlinked.add(name)
         if peer is not None and self._smoothly and not self._lapsed(peer):
             self._drop(peer)
+            self.beat()  # so that the others know soon that nobody sees it any more
 
     def heard(self, frame: Frame, beat: Beat) -> Peer | None:
         """A beat came; returns the peer if its news are not all known."""
@@ -289,6 +290,10 @@ class Members:
             return boot == self._settings.boot
         peer = self.peers.get(name)
         return peer is not None and peer.boot == boot and peer.settled
+
+    def seen(self, name: str) -> bool:
+        """Whether somebody is linked with a settled server that we are not linked with."""
+        return any(name in peer.sees for peer in self.peers.values())
 
     def eligible(self) -> tuple[str, ...]:
         """Those that may own shards."""

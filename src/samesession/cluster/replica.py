@@ -402,8 +402,7 @@ class Replica:
 
     def _done(self) -> list[Output]:
         if not self._left:
-            self._claims.look()
             self._desk.look()
-            self._claims.followers.flush()
+            self._claims.look()
         out, self._state.out = self._state.out, []
         return out
