@@ -49,8 +49,13 @@ class Jar:
     busy: bool = False
     lineage: list[bytes] = field(default_factory=list)
     written: int = 0
+    users: int = 0
     excused: bool = False
-    """Something unknown happened to the whole session (an unanswered login, rotation, end)."""
+    """It was used on both sides of a partition: only the end of the history counts."""
+
+    @property
+    def user(self) -> str:
+        return f"{self.name}/{self.users}"
 
 
 @dataclass
@@ -69,7 +74,7 @@ class History:
         self, seed: int, build: Callable[..., Replica] = Replica, kind: str | None = None
     ) -> None:
         self.seed = seed
-        size = 2 + (seed * 7919 >> 3) % 4
+        size = (2, 3, 3, 3, 4, 5)[(seed * 7919 >> 3) % 6]
         names = [f"s{n + 1}" for n in range(size)]
         self.world = world = World(seed, names, build=build, copies=3 if size != 5 else 2)
         rng = self.rng = world.rng
@@ -86,7 +91,8 @@ class History:
         self.requests = 0
         self.checked = 0
         self.split_at: dict[str, int] = {}
-        self.splits = 0
+        self.aiming = False
+        self.victim: Host | None = None
 
     # -- the run -------------------------------------------------------------------------------------
 
@@ -106,7 +112,7 @@ class History:
             for _ in range(rng.randrange(1, 4)):
                 world.run(world.now + rng.randrange(200, 2500))
                 self._fault()
-        world.run(max(world.now, start + 4000) + rng.randrange(0, 2000))
+        world.run(max(world.now, start + 3000) + rng.randrange(0, 1500))
         self.stopped = True
         world.cut = set()
         world.links()
@@ -114,10 +120,10 @@ class History:
         for host in world.hosts.values():
             if host.agent is None and not host.left:
                 host.start()
-        world.run(world.now + 5500)
+        world.run(world.now + 700)
         if not world.run(world.now + QUIET_MS, world.calm):
             raise Broken("never calm again: " + self._state())
-        world.run(world.now + 3600)
+        world.run(world.now + 2200)
         self._judge()
 
     def say(self, *words: object) -> None:
@@ -130,7 +136,7 @@ class History:
         if not world.run(world.now + 15_000, world.calm):
             raise Broken("not calm before the next fault: " + self._state())
         host = rng.choice([h for h in world.hosts.values() if not h.left])
-        faults = [self._pause, self._pause, self._kill, self._kill, self._agent, self._leave]
+        faults = [self._pause, self._kill, self._aim, self._aim, self._agent, self._leave]
         fault = self._partition if self.kind == "split" else rng.choice(faults)
         if self.kind == "ends":
             fault = rng.choice([self._pause, self._pause, self._agent])
@@ -151,6 +157,26 @@ class History:
         self.say("kill", host.name, "disk kept" if disk else "disk lost", silently)
         host.stop(disk=disk, silently=silently)
         self._away(host, self.rng.choice([100, 1000, 4000]))
+
+    def _aim(self, _host: Host) -> None:
+        """Kill the authority of the next write, disk and all, when the write is acknowledged."""
+        self.aiming = True
+        self.world.run(self.world.now + 3000, lambda: not self.aiming)
+        self.aiming = False
+        if self.victim is not None:
+            self._away(self.victim, self.rng.choice([300, 2000]))
+            self.victim = None
+
+    def _assassin(self, session: Any) -> None:
+        if not self.aiming or session._life.record is None:
+            return
+        shard = shard_of(session._life.record.key, self.world._settings["shards"])
+        for host in self.world.hosts.values():
+            if host.agent is not None and host.agent._claims.serving(shard) is not None:
+                self.say("assassinate", host.name)
+                self.aiming, self.victim = False, host
+                host.stop(disk=False, silently=self.rng.random() < 0.2)
+                return
 
     def _agent(self, host: Host) -> None:
         self.say("kill agent", host.name)
@@ -181,18 +207,23 @@ class History:
         names = [h.name for h in world.hosts.values() if not h.left]
         side = set(rng.sample(names, rng.randrange(1, len(names))))
         ways = rng.choice(["both", "both", "out", "in"])
-        pairs = set()
+        pairs: set[tuple[str, str]] = set()
         for one in side:
             for other in set(names) - side:
                 if ways != "in":
                     pairs.add((one, other))
                 if ways != "out":
                     pairs.add((other, one))
-        self.say("cut", sorted(side), ways)
-        self.splits += 1
-        self.split_at = {name: int(name in side) for name in names}
-        for jar in self.jars:
-            jar.excused = True
+        if len(names) > 2 and rng.random() < 0.4:
+            # One link: nobody is cut off, so nothing is excused.
+            one, other = rng.sample(names, 2)
+            pairs = {(one, other), (other, one)}
+            self.say("cut the link of", one, other)
+        else:
+            self.say("cut", sorted(side), ways)
+            self.split_at = {name: int(name in side) for name in names}
+            for jar in self.jars:
+                jar.excused = True
         world.partition(pairs)
         world.run(world.now + rng.choice([500, 2500, 6000, 10_000]))
         self.say("heal")
@@ -208,7 +239,7 @@ class History:
 
     def _next(self, jar: Jar) -> None:
         if not self.stopped:
-            self.world.after(self.rng.randrange(1, 120), lambda: self._act(jar))
+            self.world.after(self.rng.randrange(1, 300), lambda: self._act(jar))
 
     def _hosts(self) -> list[Host]:
         return [host for host in self.world.hosts.values() if host.workers_up and not host.left]
@@ -258,6 +289,7 @@ class History:
             session = await core.open(sent or None)
             session.mark_accessed()
             store.found = session._life.record is not None
+            store.principal = session.principal
             change(session)
             await core.finish(session)
             return session
@@ -282,17 +314,18 @@ class History:
     def _write(self, jar: Jar, host: Host) -> None:
         jar.written += 1
         key, value = f"k{jar.written % 9}", jar.written
-        new = not jar.cookie
 
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "write", key, value, "on", host.name, ok, "weak" * store.weak)
             if ok and session is not None and (session._life.record is not None):
-                if store.weak and self.split_at == {}:
-                    jar.unknown.add(key) if key not in jar.acked else None
-                if new:
+                if not store.found:
                     jar.acked, jar.unknown, jar.excused = {}, set(), self.split_at != {}
+                twice = jar.excused and key in jar.acked
                 jar.acked[key] = value
                 jar.unknown.discard(key)
+                if twice:
+                    jar.unknown.add(key)  # maybe written on both sides: one of the two stays
+                self._assassin(session)
             elif not ok:
                 jar.unknown.add(key)
             self._next(jar)
@@ -310,6 +343,8 @@ class History:
         self, jar: Jar, host: Host, change: Callable[[Any], None], then: Callable[..., None]
     ) -> None:
         def look(session: Any) -> None:
+            if jar.excused and session._life.failure is None:
+                jar.principal = session.principal
             if jar.cookie and session._life.failure is None and not jar.excused:
                 self.checked += 1
                 self._compare(jar, dict(session), session.principal, f"on {host.name}")
@@ -330,17 +365,15 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "login on", host.name, ok, "weak" * store.weak)
             if ok:
-                if not jar.excused or not before:
-                    pass
-                jar.principal = jar.name
-                self._over(before, host, store)
-                if not before:
+                jar.principal = jar.user
+                self._over(jar, before, host, store, login=True)
+                if not store.found:
                     jar.acked, jar.unknown, jar.excused = {}, set(), self.split_at != {}
             else:
                 self._doubtful(jar)
             self._next(jar)
 
-        self._checked_request(jar, host, lambda session: session.login(jar.name), then)
+        self._checked_request(jar, host, lambda session: session.login(jar.user), then)
 
     def _rotate(self, jar: Jar, host: Host) -> None:
         before = list(jar.lineage)
@@ -348,7 +381,7 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "rotate on", host.name, ok, "weak" * store.weak)
             if ok and session._life.record is not None:
-                self._over(before, host, store)
+                self._over(jar, before, host, store)
             else:
                 self._doubtful(jar)
             self._next(jar)
@@ -361,7 +394,7 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "logout on", host.name, ok)
             if ok:
-                self._over(before, host, store)
+                self._over(jar, before, host, store)
                 self._anew(jar)
             else:
                 self._doubtful(jar)
@@ -377,22 +410,25 @@ class History:
                 raise fault
             self.say(jar.name, "end_all on", host.name, fault is None)
             if fault is None:
-                self._over(before, host)
+                self._over(jar, before, host)
                 self._anew(jar)
             else:
                 self._doubtful(jar)
             self._next(jar)
 
-        spawn(core.end_all(jar.name), done)
+        spawn(core.end_all(jar.user), done)
 
     def _race(self, jar: Jar, host: Host, other: Host) -> None:
-        """A rotation and an end of the same session at once; neither cookie may survive."""
+        """A rotation or a write, and an end of the same session, at once: nothing may survive."""
         if jar.excused or self.split_at:
             self._read(jar, host)
             return
         cookie, before = jar.cookie, list(jar.lineage)
         outcome: dict[str, bool] = {}
         everywhere = self.rng.random() < 0.5
+        moves = self.rng.random() < 0.7
+        jar.written += 1
+        value = {f"k{jar.written % 9}": jar.written}
         self.say(jar.name, "race on", host.name, other.name, "end_all" if everywhere else "logout")
 
         def both() -> None:
@@ -400,7 +436,7 @@ class History:
                 return
             self.say(jar.name, "raced", outcome)
             if outcome["end"]:
-                self._over(list(jar.lineage), other)
+                self._over(jar, list(jar.lineage), other)
                 self._anew(jar)
             else:
                 self._doubtful(jar)
@@ -413,15 +449,21 @@ class History:
         def ended(ok: bool, _session: Any, _store: WorkerStore) -> None:
             outcome["end"] = ok
             if ok:
-                self._over(before, other)
+                self._over(jar, before, other)
             both()
 
+        def write_if_known(session: Any) -> None:
+            if session._life.record is not None:
+                session.update(value)
+
         def begin(which: str) -> None:
-            if which == "rotate":
+            if which == "rotate" and moves:
                 self._request(jar, host, lambda session: session.rotate(), rotated, cookie)
+            elif which == "rotate":
+                self._request(jar, host, write_if_known, rotated, cookie)
             elif everywhere:
                 core = self._core(other)[0]
-                spawn(core.end_all(jar.name), lambda _n, fault: ended(fault is None, None, None))
+                spawn(core.end_all(jar.user), lambda _n, fault: ended(fault is None, None, None))
             else:
                 self._request(jar, other, lambda session: session.logout(), ended, cookie)
 
@@ -436,26 +478,37 @@ class History:
     def _doubtful(self, jar: Jar) -> None:
         """Nobody knows what became of this session; the browser begins anew."""
         self._anew(jar)
+        jar.users += 1  # a sign-out everywhere may still be under way
 
     # -- the judge -----------------------------------------------------------------------------------
 
-    def _over(self, cookies: list[bytes], host: Host, store: WorkerStore | None = None) -> None:
+    def _over(
+        self,
+        jar: Jar,
+        cookies: list[bytes],
+        host: Host,
+        store: WorkerStore | None = None,
+        *,
+        login: bool = False,
+    ) -> None:
         heard = set(self.world.hosts)
         if self.split_at:
-            # What this side does not know it could not end.
-            cookies = cookies[-1:] if store is not None and store.found else []
             heard = {host.name}
+        if jar.excused or self.split_at:
+            # What this side does not know it could not end, and what was nobody's does not wait.
+            known = store is not None and store.found and (login or store.principal is not None)
+            cookies = cookies[-1:] if known else []
         self.ended.append(Ended(cookies, self.world.now, frozenset(heard)))
 
     def _probe(self) -> None:
         if self.stopped:
             return
-        for ended in self.ended[-6:]:
+        for ended in self.ended[-4:]:
             for host in self._hosts():
                 if host.name in ended.heard_by:
-                    for cookie in ended.cookies[-3:]:
+                    for cookie in ended.cookies[-2:]:
                         self._shows(host, cookie)
-        self.world.after(self.rng.randrange(20, 150), self._probe)
+        self.world.after(self.rng.randrange(40, 300), self._probe)
 
     def _shows(self, host: Host, cookie: bytes) -> None:
         token = SIGNER.loads(cookie, now_ms=0)

@@ -36,7 +36,7 @@ from samesession.cluster.wire import (
 from samesession.errors import StoreUnavailableError
 from samesession.record import Delta, Ending, Key, Mark, Outcome, Record, Version
 
-TICK_MS = 50
+TICK_MS = 100
 WALL_MS = 1_800_000_000_000
 LINK_LEASE_MS = 2000
 """How long the transport takes to notice a peer that says nothing (zenoh's lease)."""
@@ -204,7 +204,7 @@ class World:
         self.cut: set[tuple[str, str]] = set()
         self._events: list[tuple[int, int, Callable[[], object]]] = []
         self._number = 0
-        self._settings = {"shards": 8, "round_ms": 3000, **settings}
+        self._settings = {"shards": 8, "round_ms": 2000, **settings}
         self.hosts = {name: Host(self, name) for name in names}
 
     def settings(self, name: str) -> Settings:
@@ -236,13 +236,15 @@ class World:
             copies = 0
         elif rng.random() < self.doubled:
             copies = 2
-        life = to.life
+        life, mine = to.life, sender.life
         for _ in range(copies):
             delay = rng.randrange(1, 4)
             if rng.random() < self.slow:
                 delay = rng.randrange(4, self.slowest_ms)
 
             def arrive() -> None:
+                if sender.life != mine and rng.random() < 0.5:
+                    return  # it died with this in its buffers
                 if (sender.name, to.name) not in self.cut and to.life == life:
                     to.receive(lambda agent: take(agent, to))
 
@@ -357,8 +359,11 @@ class _Call:
 
         host.tickets[ticket] = once
         world.after(self.within_ms + 200, lambda: once(None))
+        deadline = world.now + self.within_ms
         host.receive(
-            lambda agent: agent.request(host.now, ticket, self.request, within_ms=self.within_ms)
+            lambda agent: agent.request(
+                host.now, ticket, self.request, within_ms=deadline - world.now
+            )
         )
 
 
@@ -374,6 +379,7 @@ class WorkerStore:
         self._ack = ack
         self.weak = False
         self.found = False
+        self.principal: str | None = None
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         found = reads(self._host, key, at_least)

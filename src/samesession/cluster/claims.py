@@ -2,8 +2,8 @@
 
 1. A shard's authority serves in an epoch that every server it is linked with promised to obey;
    whoever promised refuses lower epochs, so an authority that was paused writes nothing.
-2. Nobody claims while the present authority is there, unless it asked to (`Hand`) or is the one.
-   Else the first settled server in line claims, with a higher epoch.
+2. Nobody claims while the present authority is there, or seen by anybody there, unless it asked
+   to (`Hand`) or is the one. Else the first settled server in line claims, with a higher epoch.
 3. Before it serves, it has compared its copies with everybody's, and merged what differs: so when
    it says *absent* or *lost*, nobody linked knows better.
 4. What it has itself counts only if it is sure of it, or if more than half of the shard's last
@@ -179,10 +179,11 @@ class Claims:
         """See what is to be claimed, offered, handed over; after every input."""
         now = self._state.now.mono_ms
         everything = self._members.changed or now - self._looked_ms >= LOOK_EVERY_MS
-        for name in sorted(self._members.doubters):
-            for shard in self.roles:
-                self._offer(name, shard)
-        self._members.doubters.clear()
+        if self._members.doubters:
+            for name in sorted(self._members.doubters):
+                for shard in self.roles:
+                    self._offer(name, shard)
+            self._members.doubters.clear()
         if everything:
             if self._members.changed:
                 self._gone()
@@ -191,11 +192,13 @@ class Claims:
             self._look.clear()
             for shard in range(self._state.settings.shards):
                 self._look_at(shard)
-        else:
+        elif self._look:
             for shard in sorted(self._look):
                 self._look.discard(shard)
                 self._look_at(shard)
-        self._flush()
+        if self._offers or self._new or self._levels or self._hands or self._releases:
+            self._flush()
+        self.followers.flush()
 
     def tick(self) -> None:
         """Ask again, and compare now and then."""
@@ -274,8 +277,9 @@ class Claims:
         state, settings = self._state.shard(shard), self._state.settings
         if state.holder == settings.name and state.boot == settings.boot:
             return True
-        present = self._members.present(state.holder, state.boot)
-        return not present and self._first(shard) == settings.name
+        if self._members.present(state.holder, state.boot) or self._members.seen(state.holder):
+            return False
+        return self._first(shard) == settings.name
 
     def _first(self, shard: int) -> str:
         """The first settled server in line."""
@@ -594,7 +598,6 @@ class Claims:
         for name, claims in self._hands.items():
             self._state.tell(name, Hand(tuple(claims)))
         self._hands.clear()
-        self.followers.flush()
 
     def _send_claim(self, name: str, shards: list[int]) -> None:
         self._number += 1

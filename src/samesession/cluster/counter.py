@@ -271,6 +271,8 @@ class Counter:
         def answered(message: Message | None) -> None:
             if job.over or message is None:
                 return
+            if asked is not None and self._members.peers.get(asked.name) is not asked:
+                return  # it was on the other side of a partition since: not our side's word
             if isinstance(message, NotMine):
                 known = self._state.shard(shard).epoch
                 if message.fence.shard == shard:
@@ -283,11 +285,12 @@ class Counter:
                 return
             self._over(job, message)
 
+        holder = self._state.shard(shard).holder
+        asked = None if shard in self._claims.roles else self._members.peers.get(holder)
         if shard in self._claims.roles:
             self._desk.serve(job.asked, answered)
             return
-        holder = self._state.shard(shard).holder
-        if holder in self._members.peers:
+        if asked is not None:
             self._state.ask(holder, job.asked, answered, within_ms=job.until_ms - now)
         else:
             job.again_ms = now + settings.retry_ms // 5

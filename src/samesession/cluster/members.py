@@ -25,6 +25,9 @@ from samesession.cluster.wire import Beat, Echo, Frame, News
 TICK_MS = 100
 """No tick counts for more silence than this."""
 
+PAUSE_MS = 1000
+"""A longer time between two ticks is a pause of this server."""
+
 ASIDE_MS = 1000
 """After so long behind a broken link between two settled servers, one of them steps aside."""
 
@@ -110,6 +113,7 @@ class Members:
         self._said_era = -1
         self._ran_ms = 0
         self._ticked_ms = -1
+        self._woke_ms = -1_000_000_000
         self._beat_ms = -1_000_000
         self._lapsed_ms = 0
 
@@ -131,11 +135,11 @@ class Members:
         unseen = set()
         for peer in self.peers.values():
             for name in peer.sees:
-                if name != self._settings.name and name not in self.peers.keys() | self._departed:
+                if name != self._settings.name and name not in required.keys() | self._departed:
                     # Dropped here, and not yet there: what it echoed last still counts.
-                    required.setdefault(name, self._was_fresh.get(name, -1))
+                    required[name] = self._was_fresh.get(name, -1)
                     unseen.add(name)
-        for name in self._unseen - unseen - self.peers.keys() - self._departed:
+        for name in self._unseen - unseen - required.keys() - self._departed:
             if now >= self._was_fresh.get(name, -length) + length:
                 self._doubtful = True
         self._unseen = unseen
@@ -170,8 +174,9 @@ class Members:
             self.beat()
             return
         self._unlinked.add(name)
-        if peer is not None and not self._lapsed(peer):
+        if peer is not None and self._smoothly and not self._lapsed(peer):
             self._drop(peer)
+            self.beat()  # so that the others know soon that nobody sees it any more
 
     def heard(self, frame: Frame, beat: Beat) -> Peer | None:
         """A beat came; returns the peer if its news are not all known."""
@@ -229,6 +234,8 @@ class Members:
     def tick(self) -> None:
         """Count the silence, settle, beat."""
         now = self._state.now.mono_ms
+        if not self._smoothly:
+            self._woke_ms = max(self._woke_ms, now if now - self._ticked_ms > PAUSE_MS else 0)
         gap = TICK_MS if self._ticked_ms < 0 else min(TICK_MS, max(0, now - self._ticked_ms))
         self._ticked_ms = now
         self._ran_ms += gap
@@ -240,7 +247,7 @@ class Members:
         for peer in list(self.peers.values()):
             peer.silent_ms += gap
             patience = self._settings.dead_ms
-            if self._lapsed(peer) and peer.fresh_ms >= 0:
+            if peer.fresh_ms >= 0 and (self._lapsed(peer) or not self._smoothly):
                 patience = self._settings.alone_ms
             if peer.silent_ms >= patience:
                 self._drop(peer)
@@ -283,6 +290,10 @@ class Members:
             return boot == self._settings.boot
         peer = self.peers.get(name)
         return peer is not None and peer.boot == boot and peer.settled
+
+    def seen(self, name: str) -> bool:
+        """Whether somebody is linked with a settled server that we are not linked with."""
+        return any(name in peer.sees for peer in self.peers.values())
 
     def eligible(self) -> tuple[str, ...]:
         """Those that may own shards."""
@@ -327,6 +338,13 @@ class Members:
             self._state.members.add(name)
             self._state.remember()
         return peer
+
+    @property
+    def _smoothly(self) -> bool:
+        """Whether this server was not paused lately: if it was, its links broke because of that."""
+        now = self._state.now.mono_ms
+        paused = 0 <= self._ticked_ms < now - PAUSE_MS
+        return not paused and now - self._woke_ms >= self._settings.alone_ms
 
     def _lapsed(self, peer: Peer) -> bool:
         fresh = peer.fresh_ms

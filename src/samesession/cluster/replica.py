@@ -162,11 +162,15 @@ class Replica:
         """A worker asks; there is always one `Said`, at the latest at the tick after the deadline.
 
         ``Store.dismiss`` needs no request: principals are found in the records themselves. An end
-        may take the lease's length, so it wants ``within_ms`` above `Settings.lease_ms`.
+        may take the lease's length, so it wants ``within_ms`` above `Settings.lease_ms`. What is
+        left of a worker's patience counts: an agent that was paused must not do what nobody waits
+        for (a late sign-out everywhere would end the sessions of a newer login).
         """
         self._state.now = now
         if self._left:
             self._state.said(ticket, Unavailable("this server has left the cluster"))
+        elif within_ms <= 0:
+            self._state.said(ticket, Unavailable("the agent came to it too late; nothing was done"))
         else:
             self._counter.request(ticket, request, now.mono_ms + within_ms)
         return self._done()
@@ -398,8 +402,7 @@ class Replica:
 
     def _done(self) -> list[Output]:
         if not self._left:
-            self._claims.look()
             self._desk.look()
-            self._claims.followers.flush()
+            self._claims.look()
         out, self._state.out = self._state.out, []
         return out
