@@ -232,8 +232,8 @@ class Wires:
         name = self._names[index]
         text = "flush ruleset\n"
         if rules:
-            text += "table ip faults { chain in { type filter hook input priority 0; "
-            text += "; ".join(rules) + "; } }"
+            lines = ["type filter hook input priority 0;", *rules]
+            text += "table ip faults {\nchain in {\n" + "\n".join(lines) + "\n}\n}\n"
         subprocess.run(
             ["ip", "netns", "exec", name, "nft", "-f", "-"], input=text, text=True, check=True
         )
@@ -245,11 +245,14 @@ class Wires:
 
 @contextlib.contextmanager
 def on_machines(
-    number: int, folder: Path, tls: Path, query: str = ""
+    number: int, folder: Path, tls: Path, query: str = "", *, listed: int | None = None
 ) -> Iterator[tuple[list[Host], Wires]]:
-    """Servers with a network of their own each, joined, over mutual TLS."""
+    """Servers with a network of their own each, joined, over mutual TLS.
+
+    Only the first ``listed`` of them stand in the URL, if not all.
+    """
     with namespaces(number) as names:
-        seeds = ",".join(f"10.231.0.{index + 1}" for index in range(number))
+        seeds = ",".join(f"10.231.0.{index + 1}" for index in range(listed or number))
         started: list[Host] = []
         try:
             for index, name in enumerate(names):
