@@ -86,7 +86,7 @@ class LmdbShelf:
         try:
             with self._map.here.begin(write=True) as txn:
                 self._txn = txn
-                self._seen.clear()
+                self._seen = {}
                 yield txn
         except MapError as error:
             raise StoreUnavailableError(f"the cluster's map {self._map}: {error}") from None
