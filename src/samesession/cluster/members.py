@@ -293,6 +293,9 @@ class Members:
 
     def seen(self, name: str) -> bool:
         """Whether somebody is linked with a settled server that we are not linked with."""
+        peer = self.peers.get(name)
+        if peer is not None and peer.boot:
+            return False
         return any(name in peer.sees for peer in self.peers.values())
 
     def eligible(self) -> tuple[str, ...]:
