@@ -14,8 +14,10 @@ Between the sides of a partition 1 and 2 hold on the side that heard it, and eve
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from samesession.cluster.digest import Digest
@@ -31,9 +33,10 @@ from tests.cluster.simulator import Host, WorkerStore, World, reads, spawn
 
 SIGNER = Signer((b"k" * 32,))
 QUIET_MS = 14_000
+KINDS = ("calm", "faults", "faults", "split", "refuse", "ends", "ends")
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     """A promise was broken."""
 
 
@@ -75,12 +78,12 @@ class History:
     ) -> None:
         self.seed = seed
         size = (2, 3, 3, 3, 4, 5)[(seed * 7919 >> 3) % 6]
+        self.kind = kind or KINDS[random.Random(seed).randrange(len(KINDS))]
         names = [f"s{n + 1}" for n in range(size)]
-        self.world = world = World(seed, names, build=build, copies=3 if size != 5 else 2)
+        copies = {4: 0, 5: 2}.get(size, 3)
+        refuse = self.kind == "refuse"
+        self.world = world = World(seed, names, build=build, copies=copies, refuse=refuse)
         rng = self.rng = world.rng
-        self.kind = kind or rng.choice(
-            ["calm", "calm", "faults", "faults", "split", "ends", "ends"]
-        )
         world.loss = rng.choice([0, 0, 0.01, 0.03])
         world.doubled = rng.choice([0, 0, 0.05])
         world.slow = rng.choice([0, 0, 0.02, 0.1])
@@ -94,7 +97,7 @@ class History:
         self.aiming = False
         self.victim: Host | None = None
 
-    # -- the run -------------------------------------------------------------------------------------
+    # -- the run -----------------------------------------------------------------------------------
 
     def run(self) -> None:
         world, rng = self.world, self.rng
@@ -103,7 +106,7 @@ class History:
         world.after(300, lambda: None)
         world.run(300)
         if not world.run(15_000, world.calm):
-            raise Broken("never came up")
+            raise BrokenError("never came up")
         for jar in self.jars:
             self._next(jar)
         self._probe()
@@ -122,22 +125,23 @@ class History:
                 host.start()
         world.run(world.now + 700)
         if not world.run(world.now + QUIET_MS, world.calm):
-            raise Broken("never calm again: " + self._state())
+            raise BrokenError("never calm again: " + self._state())
         world.run(world.now + 2200)
         self._judge()
 
     def say(self, *words: object) -> None:
         self.log.append(f"{self.world.now:6} " + " ".join(map(str, words)))
 
-    # -- faults --------------------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------
 
     def _fault(self) -> None:
         world, rng = self.world, self.rng
         if not world.run(world.now + 15_000, world.calm):
-            raise Broken("not calm before the next fault: " + self._state())
+            raise BrokenError("not calm before the next fault: " + self._state())
         host = rng.choice([h for h in world.hosts.values() if not h.left])
         faults = [self._pause, self._kill, self._aim, self._aim, self._agent, self._leave]
-        fault = self._partition if self.kind == "split" else rng.choice(faults)
+        splits = self.kind in ("split", "refuse")
+        fault = self._partition if splits else rng.choice(faults)
         if self.kind == "ends":
             fault = rng.choice([self._pause, self._pause, self._agent])
         fault(host)
@@ -149,7 +153,7 @@ class History:
         host.pause(ms, workers=workers)
         if ms > 2200:
             late = self.rng.randrange(1800, 2200)
-            self.world.after(late, lambda: self.world.paused_for_long(host.name))
+            self.world.after(late, partial(self.world.paused_for_long, host.name))
         self.world.run(self.world.now + ms + 10)
 
     def _kill(self, host: Host) -> None:
@@ -190,7 +194,7 @@ class History:
         assert host.agent is not None
         host.do(host.agent.leave(host.now))
         if not self.world.run(self.world.now + 12_000, lambda: host.agent is None):
-            raise Broken(f"{host.name} could not leave")
+            raise BrokenError(f"{host.name} could not leave")
         self.say("left", host.name)
         host.workers_up = False
         if self.rng.random() < 0.7:
@@ -219,6 +223,8 @@ class History:
             one, other = rng.sample(names, 2)
             pairs = {(one, other), (other, one)}
             self.say("cut the link of", one, other)
+        elif self.kind == "refuse":
+            self.say("cut", sorted(side), ways)  # the smaller side answers nothing
         else:
             self.say("cut", sorted(side), ways)
             self.split_at = {name: int(name in side) for name in names}
@@ -229,13 +235,13 @@ class History:
         self.say("heal")
         world.partition(set())
         if not world.run(world.now + 5000, world.calm):
-            raise Broken("not converged 5 s after the heal: " + self._state())
+            raise BrokenError("not converged 5 s after the heal: " + self._state())
         self.split_at = {}
         self.say("healed")
         for ended in self.ended:
             ended.heard_by = frozenset(world.hosts)
 
-    # -- browsers ------------------------------------------------------------------------------------
+    # -- browsers ----------------------------------------------------------------------------------
 
     def _next(self, jar: Jar) -> None:
         if not self.stopped:
@@ -355,9 +361,11 @@ class History:
     def _compare(self, jar: Jar, values: dict[str, Any], principal: str | None, where: str) -> None:
         for key, value in jar.acked.items():
             if key not in jar.unknown and values.get(key) != value:
-                raise Broken(f"{jar.name} wrote {key}={value}, and {where} shows {values.get(key)}")
+                raise BrokenError(
+                    f"{jar.name} wrote {key}={value}, and {where} shows {values.get(key)}"
+                )
         if principal != jar.principal:
-            raise Broken(f"{jar.name} is {jar.principal}, and {where} shows {principal}")
+            raise BrokenError(f"{jar.name} is {jar.principal}, and {where} shows {principal}")
 
     def _login(self, jar: Jar, host: Host) -> None:
         before = list(jar.lineage)
@@ -480,7 +488,7 @@ class History:
         self._anew(jar)
         jar.users += 1  # a sign-out everywhere may still be under way
 
-    # -- the judge -----------------------------------------------------------------------------------
+    # -- the judge ---------------------------------------------------------------------------------
 
     def _over(
         self,
@@ -516,7 +524,7 @@ class History:
         found = reads(host, token.key, token.version)
         self.checked += 1
         if isinstance(found, Record):
-            raise Broken(f"{host.name} still shows {token.key}, which ended")
+            raise BrokenError(f"{host.name} still shows {token.key}, which ended")
 
     def _judge(self) -> None:
         world = self.world
@@ -543,7 +551,7 @@ class History:
             if fault is not None:
                 raise fault
             if not session.is_new:
-                raise Broken(f"{host.name} still serves a session that ended")
+                raise BrokenError(f"{host.name} still serves a session that ended")
 
         spawn(core.open(cookie), done)
 
@@ -552,7 +560,7 @@ class History:
 
         def done(session: Any, fault: BaseException | None) -> None:
             if fault is not None or session._life.failure is not None:
-                raise Broken(f"{host.name} does not answer after quiet")
+                raise BrokenError(f"{host.name} does not answer after quiet")
             self.checked += 1
             self._compare(jar, dict(session), session.principal, f"{host.name} at the end")
 
@@ -561,11 +569,11 @@ class History:
     def _judge_shard(self, shard: int, running: list[Host]) -> None:
         serving = [host for host in running if host.agent._claims.serving(shard)]
         if len(serving) != 1:
-            raise Broken(f"shard {shard} has {len(serving)} authorities")
+            raise BrokenError(f"shard {shard} has {len(serving)} authorities")
         owners = serving[0].agent._claims.owners(shard)
-        wanted = self.world._settings["copies"]
+        wanted = self.world._settings["copies"] or len(running)
         if len(owners) != min(wanted, len(running)):
-            raise Broken(f"shard {shard} has owners {owners}")
+            raise BrokenError(f"shard {shard} has owners {owners}")
         first = serving[0].name
         for host in running:
             held = {
@@ -578,13 +586,13 @@ class History:
                 digest = digest.exchanged(None, item)
             state = host.agent._state.shard(shard)
             if digest != state.digest:
-                raise Broken(f"{host.name}'s digest of shard {shard} is not what it holds")
+                raise BrokenError(f"{host.name}'s digest of shard {shard} is not what it holds")
             if host.name not in owners:
                 if held:
-                    raise Broken(f"{host.name} holds shard {shard} and does not own it")
+                    raise BrokenError(f"{host.name} holds shard {shard} and does not own it")
                 continue
             if digest != self.world.hosts[first].agent._state.shard(shard).digest:
-                raise Broken(f"{host.name} and {first} differ in shard {shard}")
+                raise BrokenError(f"{host.name} and {first} differ in shard {shard}")
 
     def _state(self) -> str:
         lines = []
@@ -601,8 +609,8 @@ def replay(seed: int, build: Callable[..., Replica] = Replica, kind: str | None 
     history = History(seed, build, kind)
     try:
         history.run()
-    except Broken as broken:
-        raise Broken(
+    except BrokenError as broken:
+        raise BrokenError(
             f"seed {seed} ({history.kind}, {len(history.world.hosts)} servers) at "
             f"{history.world.now} ms: {broken}\n"
             f"replay: python -m tests.cluster.histories {seed}"

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
-from samesession.cluster import counter, desk
+from samesession.cluster import counter
+from samesession.cluster.copies import Item
 from samesession.cluster.replica import Replica, Settings
 from samesession.cluster.shelf import DictShelf, Lease
-from samesession.cluster.wire import Ack, Fill, Put
-from samesession.record import Delta, Mark, Record, merge
+from samesession.cluster.wire import Ack, Fence, Fill, Put
+from samesession.record import Delta
 
 Build = Callable[[Settings, DictShelf], Replica]
 
@@ -64,6 +65,7 @@ def leaves_no_mark(settings: Settings, shelf: DictShelf) -> Replica:
 class _Fenceless(Replica):
     def _store(self, sender: str, boot: int, message: Put | Fill) -> None:
         """Keep whatever anybody sends who says he is an authority."""
+        self._claims.learn(Fence(message.shard, message.epoch, sender, boot))
         if isinstance(message, Fill):
             for item in message.items:
                 self._keep(message.shard, item)
@@ -106,19 +108,14 @@ def revives_by_writing(settings: Settings, shelf: DictShelf) -> Replica:
 
     def upserting(self: Any, shard: int, role: Any, delta: Delta, done: Any) -> None:
         stored = self._state.held(delta.key)
-        if stored is not None and isinstance(stored.value, Mark) and last.get(delta.key):
-            desk.merge = lambda _stored, d: (merge(last[d.key], d)[0], last[d.key])  # type: ignore
-            try:
-                commit(shard, role, delta, done)
-            finally:
-                desk.merge = merge  # type: ignore[attr-defined]
-            return
+        if stored is not None and stored.mark is not None and delta.key in last:
+            self._state.hold(shard, last[delta.key])
         commit(shard, role, delta, done)
         item = self._state.held(delta.key)
         if item is not None and item.record is not None:
-            last[delta.key] = item.record
+            last[delta.key] = item
 
-    last: dict[Any, Record] = {}
+    last: dict[Any, Item] = {}
     _swap(replica._desk, "_commit", upserting)
     return replica
 
@@ -169,7 +166,7 @@ BUILDS: dict[str, tuple[Build, str]] = {
     "acknowledges ends at once": (acknowledges_ends_at_once, "ends"),
     "ignores the lease": (ignores_the_lease, "ends"),
     "leaves no mark": (leaves_no_mark, "calm"),
-    "obeys fenced authorities": (obeys_fenced_authorities, "ends"),
+    "obeys fenced authorities": (obeys_fenced_authorities, "split"),
     "serves before comparing": (serves_before_comparing, "faults"),
     "revives by writing": (revives_by_writing, "ends"),
     "signs out only what it sees": (signs_out_only_what_it_sees, "ends"),

@@ -132,6 +132,7 @@ class Claims:
         self._new: list[ClaimOf] = []
         self._number = 0
         self._look: set[int] = set()
+        self.moved: set[int] = set()
         self._looked_ms = -LOOK_EVERY_MS
         self._round_ms = 0
 
@@ -173,7 +174,7 @@ class Claims:
             else:
                 self.followers.fill(server, shard, role.epoch, item)
 
-    # -- claiming ------------------------------------------------------------------------------------
+    # -- claiming ----------------------------------------------------------------------------------
 
     def look(self) -> None:
         """See what is to be claimed, offered, handed over; after every input."""
@@ -279,6 +280,9 @@ class Claims:
             return True
         if self._members.present(state.holder, state.boot) or self._members.seen(state.holder):
             return False
+        if settings.refuse and state.holder in self._members.gone:
+            # It may be alive behind a cut, and answer until its lease is over.
+            return False
         return self._first(shard) == settings.name
 
     def _first(self, shard: int) -> str:
@@ -311,6 +315,7 @@ class Claims:
         if not (self._members.settled and self._enough(role)):
             return
         role.serving = True
+        self.moved.add(shard)
         held_by = self.owners(shard)
         self._state.save(shard, era=self._state.era, owners=held_by, level=role.epoch)
         self._new.append(ClaimOf(shard, role.epoch))
@@ -345,6 +350,7 @@ class Claims:
             self._lose(shard)
             self._state.save(shard, fence=fence)
             self._look.add(shard)
+            self.moved.add(shard)
         else:
             self._rival(shard, fence.epoch)
 
@@ -359,7 +365,7 @@ class Claims:
             self._lose(shard)
             self._claim(shard)
 
-    # -- comparing -------------------------------------------------------------------------------------
+    # -- comparing ---------------------------------------------------------------------------------
 
     def claim_came(self, sender: str, boot: int, claim: Claim) -> None:
         """Somebody claims or compares: promise, and say how this server's copies stand."""
@@ -563,7 +569,7 @@ class Claims:
                     self._state.forget(key)
                 self._state.save(shard, era=0, owners=(), level=0)
 
-    # -- sending ---------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------
 
     def _round(self) -> None:
         for shard, role in self.roles.items():

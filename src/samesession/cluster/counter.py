@@ -114,6 +114,13 @@ class Counter:
         self._jobs = [job for job in self._jobs if not job.over]
         self._searches.tick()
 
+    def kick(self, shards: set[int]) -> None:
+        """Ask at once where another server is the authority now."""
+        for job in [*self._jobs]:
+            if not job.over and self._desk.shard_of(job.asked) in shards:
+                job.tries = 0
+                self._try(job)
+
     # -- one record --------------------------------------------------------------------------------
 
     def _load(self, ticket: int, load: Load, until_ms: int) -> None:
@@ -207,7 +214,7 @@ class Counter:
             return message
         return Unavailable("no authority answered in time; what was asked for may happen yet")
 
-    # -- a principal -----------------------------------------------------------------------------
+    # -- a principal -------------------------------------------------------------------------------
 
     def _held_by(self, ticket: int, request: HeldBy, until_ms: int) -> None:
         def found(search: Search | None) -> None:
@@ -230,7 +237,7 @@ class Counter:
 
         SignOut(self._state, self.ask, self._searches, request, until_ms, ended).begin()
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- asking ------------------------------------------------------------------------------------
 
     def succeed(self, winner: Item, loser: Item) -> None:
         """Two ends of one record met: if somebody wanted it over, so is what it moved to."""
@@ -252,6 +259,7 @@ class Counter:
         self.ask(End(key, ending), until_ms, ended)
 
     def ask(self, asked: Asked, until_ms: int, on: Callable[[Message | None], None]) -> None:
+        """Ask a shard's authority until it answers, or time is over (None)."""
         job = _Job(asked, until_ms, on)
         self._jobs.append(job)
         self._try(job)

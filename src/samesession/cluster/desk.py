@@ -192,7 +192,7 @@ class Desk:
         self._claims.write(shard, role, item, None)
         self._news.say((item,))
 
-    # -- a principal ---------------------------------------------------------------------------------
+    # -- a principal -------------------------------------------------------------------------------
 
     def _admit(self, asked: Admit, done: Do) -> None:
         self._expire_admissions()
@@ -256,7 +256,7 @@ class Desk:
         for key in keys:
             self._when_held(key, shard, 1, refuse, one_less, everywhere=self._news.said(key))
 
-    # -- waiting ---------------------------------------------------------------------------------------
+    # -- waiting -----------------------------------------------------------------------------------
 
     def _when_held(
         self,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from samesession.cluster.settings import Settings
 from samesession.cluster.shelf import Lease
 from samesession.cluster.state import State
-from samesession.cluster.wire import Beat, Echo, Frame, News
+from samesession.cluster.wire import Beat, Echo, News
 
 TICK_MS = 100
 """No tick counts for more silence than this."""
@@ -53,6 +53,7 @@ class Peer:
 
     name: str
     boot: int = 0
+    beats: int = 0
     silent_ms: int = 0
     stamp_ms: int = 0
     stamp_at_ms: int = 0
@@ -110,7 +111,7 @@ class Members:
         self._boots: dict[str, set[int]] = {}
         self._unlinked: set[str] = set()
         self._doubtful = False
-        self._said_era = -1
+        self._said = Lease(0, 0)
         self._ran_ms = 0
         self._ticked_ms = -1
         self._woke_ms = -1_000_000_000
@@ -148,16 +149,19 @@ class Members:
             self._doubt()
         earliest = min(required.values(), default=now)
         until = earliest + length if earliest >= 0 else 0
-        if until != self.until_ms or self._said_era != self._state.era:
-            self.until_ms, self._said_era = until, self._state.era
-            workers = until if self._quorate() else 0
-            self._state.shelf.put_lease(Lease(workers, self._state.era))
+        if not 0 <= until - self.until_ms < self._settings.beat_ms // 2:
+            self.until_ms = until  # a little less than it might be saves writing it at every tick
+        lease = Lease(self.until_ms if self._quorate() else 0, self._state.era)
+        if lease != self._said:
+            self._said = lease
+            self._state.shelf.put_lease(lease)
 
     def _quorate(self) -> bool:
         if not self._settings.refuse:
             return True
         known = self._state.members | {self._settings.name}
-        here = {self._settings.name, *self.peers} & known
+        heard = {peer.name for peer in self.peers.values() if peer.fresh_ms >= 0}
+        here = (heard | {self._settings.name}) & known
         if 2 * len(here) == len(known):
             return min(known) in here
         return 2 * len(here) > len(known)
@@ -178,27 +182,17 @@ class Members:
             self._drop(peer)
             self.beat()  # so that the others know soon that nobody sees it any more
 
-    def heard(self, frame: Frame, beat: Beat) -> Peer | None:
+    def heard(self, name: str, boot: int, beat: Beat) -> Peer | None:
         """A beat came; returns the peer if its news are not all known."""
-        name = frame.sender
         if name in self._unlinked:
             return None  # it is late: what the transport says of the dead counts more
-        peer, now = self.peers.get(name), self._state.now
-        if peer is not None and peer.boot not in (0, frame.boot):
-            if frame.boot in self._boots.get(name, ()):
-                return None  # of an earlier life, delayed
-            self._drop(peer)
-            peer = None
+        peer = self._peer_of(name, boot, beat)
         if peer is None:
-            peer = self._met(name)
-        first = peer.boot == 0
-        if first:
-            peer.boot = frame.boot
-            peer.have = self._known.get((name, frame.boot), 0 if beat.news == 0 else -1)
-            if name in self.gone and self.gone[name][0] != frame.boot:
-                del self.gone[name]  # its new agent took the lease from its workers at its start
+            return None
+        now, first = self._state.now, peer.beats == 0
+        peer.beats += 1
         peer.silent_ms = 0
-        if (peer.settled, peer.leaving) != (beat.settled, beat.leaving) or first:
+        if first or (peer.settled, peer.leaving) != (beat.settled, beat.leaving):
             self.changed = True
         if peer.era != beat.era:
             peer.era = beat.era
@@ -208,6 +202,29 @@ class Members:
         peer.skews.append(beat.wall_ms - now.wall_ms)
         if beat.stamp_ms > peer.stamp_ms:
             peer.stamp_ms, peer.stamp_at_ms = beat.stamp_ms, now.mono_ms
+        self._echoed(peer, beat)
+        if first:
+            self.beat()
+        return peer if beat.news > peer.have or peer.have < 0 else None
+
+    def _peer_of(self, name: str, boot: int, beat: Beat) -> Peer | None:
+        """The peer in the life that a beat is of; None if that is an earlier one."""
+        peer = self.peers.get(name)
+        if peer is not None and peer.boot not in (0, boot):
+            if boot in self._boots.get(name, ()):
+                return None
+            self._drop(peer)
+            peer = None
+        if peer is None:
+            peer = self._met(name)
+        if peer.boot == 0:
+            peer.boot = boot
+            peer.have = self._known.get((name, boot), 0 if beat.news == 0 else -1)
+            if name in self.gone and self.gone[name][0] != boot:
+                del self.gone[name]  # its new agent took the lease from its workers at its start
+        return peer
+
+    def _echoed(self, peer: Peer, beat: Beat) -> None:
         echo = beat.echoes.get(self._settings.name)
         if echo is not None and echo.boot == self._settings.boot:
             if echo.stamp_ms > peer.fresh_ms:
@@ -215,20 +232,17 @@ class Members:
             peer.acked = max(peer.acked, echo.news)
         peer.has_news(peer.have)
         if peer.fresh_ms >= 0:
-            self.expected.pop(name, None)
-        if first:
-            self.beat()
-        return peer if beat.news > peer.have or peer.have < 0 else None
+            self.expected.pop(peer.name, None)
 
-    def farewell(self, frame: Frame) -> None:
+    def farewell(self, name: str, boot: int) -> None:
         """A server has handed over and answers no more."""
-        peer = self.peers.get(frame.sender)
-        if peer is not None and peer.boot == frame.boot:
+        peer = self.peers.get(name)
+        if peer is not None and peer.boot == boot:
             self._drop(peer, farewell=True)
-            self.gone.pop(frame.sender, None)
-            self._departed.add(frame.sender)
-            self._unlinked.add(frame.sender)
-            self._state.members.discard(frame.sender)
+            self.gone.pop(name, None)
+            self._departed.add(name)
+            self._unlinked.add(name)
+            self._state.members.discard(name)
             self._state.remember()
 
     def tick(self) -> None:
@@ -282,7 +296,7 @@ class Members:
             )
         )
 
-    # -- what the others ask -------------------------------------------------------------------------
+    # -- what the others ask -----------------------------------------------------------------------
 
     def present(self, name: str, boot: int) -> bool:
         """Whether this life of a server is there and may be an authority."""
@@ -293,6 +307,9 @@ class Members:
 
     def seen(self, name: str) -> bool:
         """Whether somebody is linked with a settled server that we are not linked with."""
+        peer = self.peers.get(name)
+        if peer is not None and peer.boot:
+            return False
         return any(name in peer.sees for peer in self.peers.values())
 
     def eligible(self) -> tuple[str, ...]:
@@ -328,7 +345,7 @@ class Members:
         off = sum(abs(peer.skew_ms) > SKEW_MS for peer in self.peers.values())
         return 2 * off > len(self.peers)
 
-    # -- inside ----------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _met(self, name: str) -> Peer:
         peer = self.peers[name] = Peer(name)

@@ -106,7 +106,7 @@ class Newsroom:
         if peer is not None and heard.boot == self._state.settings.boot:
             peer.acked = max(peer.acked, heard.number)
 
-    # -- the others' ---------------------------------------------------------------------------------
+    # -- the others' -------------------------------------------------------------------------------
 
     def came(self, sender: str, boot: int, news: News) -> None:
         """Take in what fits, keep what is ahead, ask for what is between."""

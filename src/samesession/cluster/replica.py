@@ -13,6 +13,9 @@ Frames that cannot be read, or are nothing that a peer says that way, are counte
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from msgspec.structs import replace
 
 from samesession.cluster.claims import Claims
@@ -94,6 +97,7 @@ class Replica:
         )
         self._desk = Desk(state, self._claims, self._news)
         self._counter = Counter(state, self._members, self._claims, self._desk)
+        self._takes = self._table()
         self._swept_ms = 0
         self._left = False
 
@@ -226,7 +230,7 @@ class Replica:
             "counts": self.counts,
         }
 
-    # -- what peers say ------------------------------------------------------------------------------
+    # -- what peers say ----------------------------------------------------------------------------
 
     def _loads(self, raw: bytes) -> Frame | None:
         frame = self._state.codec.loads(raw)
@@ -239,47 +243,53 @@ class Replica:
         return frame
 
     def _hear(self, frame: Frame) -> None:
-        sender, boot, message = frame.sender, frame.boot, frame.message
-        claims = self._claims
-        match message:
-            case Beat():
-                self._beat(frame, message)
-            case News():
-                self._news.came(sender, boot, message)
-                self._members.renew()
-            case Heard():
-                self._news.heard(sender, message)
-            case Missed():
-                self._news.missed(sender, message)
-            case Claim():
-                claims.claim_came(sender, boot, message)
-            case Claimed():
-                claims.claimed(sender, message)
-            case Put() | Fill():
-                self._store(sender, boot, message)
-            case Ack():
-                for shard, _key in claims.followers.acked(sender, message):
-                    claims.level_if_so(sender, shard)
-                    self._desk.look_at(shard)
-            case Fenced():
-                for fence in message.fences:
-                    claims.learn(fence)
-            case Level():
-                claims.levelled(sender, boot, message)
-            case Hand():
-                claims.handed(sender, boot, message)
-            case Release():
-                claims.released(sender, boot, message)
-            case Farewell():
-                self._members.farewell(frame)
-                self._members.renew()
-            case _:
-                self._state.counts["misplaced"] += 1
+        take = self._takes.get(type(frame.message))
+        if take is None:
+            self._state.counts["misplaced"] += 1
+        else:
+            take(frame.sender, frame.boot, frame.message)
 
-    def _beat(self, frame: Frame, beat: Beat) -> None:
-        behind = self._members.heard(frame, beat)
+    def _table(self) -> dict[type, Callable[[str, int, Any], None]]:
+        """What is done with what peers publish."""
+        claims, news = self._claims, self._news
+        return {
+            Beat: self._beat,
+            News: self._news_came,
+            Heard: lambda sender, _, heard: news.heard(sender, heard),
+            Missed: lambda sender, _, missed: news.missed(sender, missed),
+            Claim: claims.claim_came,
+            Claimed: lambda sender, _, claimed: claims.claimed(sender, claimed),
+            Put: self._store,
+            Fill: self._store,
+            Ack: self._acked,
+            Fenced: self._fenced,
+            Level: claims.levelled,
+            Hand: claims.handed,
+            Release: claims.released,
+            Farewell: self._farewell,
+        }
+
+    def _beat(self, sender: str, boot: int, beat: Beat) -> None:
+        behind = self._members.heard(sender, boot, beat)
         if behind is not None:
             self._news.ask(behind)
+        self._members.renew()
+
+    def _news_came(self, sender: str, boot: int, news: News) -> None:
+        self._news.came(sender, boot, news)
+        self._members.renew()
+
+    def _acked(self, sender: str, _boot: int, ack: Ack) -> None:
+        for shard, _key in self._claims.followers.acked(sender, ack):
+            self._claims.level_if_so(sender, shard)
+            self._desk.look_at(shard)
+
+    def _fenced(self, _sender: str, _boot: int, fenced: Fenced) -> None:
+        for fence in fenced.fences:
+            self._claims.learn(fence)
+
+    def _farewell(self, sender: str, boot: int, _farewell: Farewell) -> None:
+        self._members.farewell(sender, boot)
         self._members.renew()
 
     def _read(self, peer: Peer, news: News) -> None:
@@ -372,7 +382,7 @@ class Replica:
             case _:
                 state.counts["misplaced"] += 1
 
-    # -- between the parts -----------------------------------------------------------------------------
+    # -- between the parts -------------------------------------------------------------------------
 
     def _doubt(self) -> None:
         """Something may have been missed for good: nothing here is sure any more."""
@@ -404,5 +414,8 @@ class Replica:
         if not self._left:
             self._desk.look()
             self._claims.look()
+            moved, self._claims.moved = self._claims.moved, set()
+            if moved:
+                self._counter.kick(moved)
         out, self._state.out = self._state.out, []
         return out
