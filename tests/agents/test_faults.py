@@ -403,3 +403,53 @@ def test_the_status_is_told_by_any_server(three: list[Host]) -> None:
 def test_options_name_the_same_files_for_every_worker(three: list[Host]) -> None:
     again = Options.of(Url.parse(three[0].url), three[0].env)
     assert again == three[0].options
+
+
+# -- clocks ---------------------------------------------------------------------------------------
+
+WRONG_CLOCK = """
+import os, time
+skew_ns = int(os.environ["SKEW_S"]) * 10**9
+right = time.time_ns
+time.time_ns = lambda: right() + skew_ns
+time.time = lambda: time.time_ns() / 1e9
+"""
+
+
+@pytest.mark.parametrize("skew_s", [-600, 600])
+def test_a_server_with_a_wrong_clock_resurrects_nobody(
+    tmp_path: Path, skew_s: int, figure: Figure
+) -> None:
+    """libfaketime cannot be used: Python's sleep fails under it (EINVAL, Debian's 0.9.10)."""
+    (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK)
+    wrong = {"PYTHONPATH": str(tmp_path), "SKEW_S": str(skew_s)}
+    with ports(3) as held:
+        seeds = ",".join(port.address for port in held)
+        url = f"cluster://{seeds}{tmp_path}?size=8MB&deadline=5s"
+        hosts = [
+            Host(f"s{n + 1}", url, port.address, env=wrong if n == 2 else None)
+            for n, port in enumerate(held)
+        ]
+        try:
+            joined(hosts[:2])
+            hosts[2].tell("join", within_s=6)
+            hosts[2].hear()  # more than a minute off it is reported, and need not be ready
+            versions = made(hosts[0], 6)
+            over = [*versions][:3]
+            for name in over:
+                assert hosts[0].patiently("end", key=name)["is"] == "mark"
+            for _ in range(10):
+                for name in over:
+                    assert hosts[2]("load", key=name, **versions[name])["is"] != "record"
+                    hosts[2]("put", key=name, late="1")
+                for host in hosts[:2]:
+                    assert [host("load", key=name)["is"] for name in over] == ["mark"] * 3
+                time.sleep(0.05)
+            for name in [*versions][3:]:
+                assert hosts[0].patiently("load", key=name)["is"] == "record"
+            told = hosts[0].status()
+            assert "skew" in json.dumps(told)
+            figure(f"clock {skew_s:+} s at one server: 0 of 3 ended sessions shown again")
+        finally:
+            for host in hosts:
+                host.stop()

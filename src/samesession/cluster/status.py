@@ -43,6 +43,8 @@ def table(told: dict[str, Any]) -> str:
     plain = {name: value for name, value in told.items() if not isinstance(value, dict | list)}
     blocks = [_pairs(plain)]
     for name, value in told.items():
+        if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
+            value = [{"name": key, **each} for key, each in value.items()]  # noqa: PLW2901
         if isinstance(value, dict) and value:
             blocks.append(f"{_words(name)}\n{_pairs(value, indent='  ')}")
         elif isinstance(value, list) and value:
