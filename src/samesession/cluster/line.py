@@ -373,14 +373,14 @@ class ThreadLine:
         with suppress(IndexError):
             return self._idle.pop()
         while True:
+            left = _left(until)
             connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(_left(until))
+            connection.settimeout(left)
             try:
                 connection.connect(os.fspath(self._path))
             except OSError:
                 connection.close()
-                _left(until)
-                time.sleep(RETRY_S)
+                time.sleep(min(RETRY_S, left))
             else:
                 return connection
 
