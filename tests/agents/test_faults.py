@@ -20,14 +20,18 @@ from agents.hosts import Host, joined, on_loopback
 from agents.network import Node, eventually, ports
 from samesession._bridge import ready
 from samesession.cluster.line import HEAD, framed
+from samesession.cluster.lmdb_shelf import map_of
 from samesession.cluster.options import Options
 from samesession.cluster.transport import ALL, mailbox
 from samesession.lab.ports import Port
 from samesession.lab.processes import others_in_group
 from samesession.settings import Url
+from samesession.stores.lmdb_map import Map
 from samesession.strategies import strategy_of
 
 Figure = Callable[[str], None]
+
+pytestmark = pytest.mark.timeout(240)  # deaths are noticed in seconds, on a shared machine
 
 
 @pytest.fixture
@@ -453,3 +457,34 @@ def test_a_server_with_a_wrong_clock_resurrects_nobody(
         finally:
             for host in hosts:
                 host.stop()
+
+
+def test_a_reader_that_was_killed_pins_nothing(tmp_path: Path) -> None:
+    """A killed worker's read transaction would keep every page that is replaced after it."""
+    with on_loopback(1, tmp_path) as (alone,):
+        names = made(alone, 20)
+        inbox, outbox = os.pipe()
+        child = os.fork()
+        if child == 0:
+            map_ = map_of(alone.options.folder, alone.options.size)
+            transaction = map_.here.begin()
+            os.write(outbox, b"reading")
+            time.sleep(60)
+            transaction.abort()
+            os._exit(0)
+        assert os.read(inbox, 7) == b"reading"
+        map_ = map_of(alone.options.folder, alone.options.size)
+        assert child in readers(map_)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(inbox)
+        os.close(outbox)
+        assert child in readers(map_)
+        eventually(lambda: child not in readers(map_), 30)
+        map_.close()
+        assert kept(alone, names) == 20
+
+
+def readers(map_: Map) -> set[int]:
+    """Whose places are taken in the table that all processes share."""
+    return {int(line.split()[0]) for line in map_.here.readers().splitlines()[1:]}

@@ -20,6 +20,8 @@ from agents.network import eventually
 from samesession.cluster import certificates
 
 Figure = Callable[[str], None]
+
+pytestmark = pytest.mark.timeout(240)  # deaths are noticed in seconds, on a shared machine
 Machines = tuple[list[Host], Wires]
 
 

@@ -26,6 +26,8 @@ from samesession.lab.plan import Plan
 UP = (sys.executable, "-m", "samesession", "up", "--port", "0", "--strategy", "cluster://?size=8MB")
 Figure = Callable[[str], None]
 
+pytestmark = pytest.mark.timeout(240)  # deaths are noticed in seconds, on a shared machine
+
 OLD = """
 import json
 from samesession import Sessions

@@ -49,6 +49,7 @@ LOOK_AROUND_S = 2.0
 REMEMBER_S = 600.0
 RETRY_S = 1.0
 LOG_EVERY_S = 60.0
+TIDY_S = 10.0
 
 SWITCH_S = 0.0002
 """What zenoh's threads wait at most for the loop to let them post; Python's own is 5 ms."""
@@ -86,7 +87,7 @@ class Agent:
         self._sent = {
             what: {"frames": 0, "bytes": 0} for what in ("told", "asked", "replied", "to_all")
         }
-        self._log_at = 0.0
+        self._log_at = self._tidy_at = 0.0
         self._asked = asyncio.Event()
         self._left = asyncio.Event()
         self._failed = False
@@ -250,6 +251,9 @@ class Agent:
             for number in [n for n, (until, _) in self._questions.items() if until < now]:
                 del self._questions[number]
             self._log_refusals(now)
+            if now >= self._tidy_at:
+                self._tidy_at = now + TIDY_S
+                self._map.forget_the_dead()
             await asyncio.sleep(TICK_S)
 
     def _log_refusals(self, now: float) -> None:

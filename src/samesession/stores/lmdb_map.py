@@ -66,6 +66,10 @@ class Map:
         used = pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]
         return float(used * pages["psize"] / self.size)
 
+    def forget_the_dead(self) -> None:
+        """Free the places of readers that were killed: what they read could not be used again."""
+        self.here.reader_check()
+
     def close(self) -> None:
         """Let go of it; a later use opens it again."""
         with self._opening:
