@@ -33,7 +33,7 @@ from tests.cluster.simulator import Host, WorkerStore, World, reads, spawn
 
 SIGNER = Signer((b"k" * 32,))
 QUIET_MS = 14_000
-KINDS = ("calm", "faults", "faults", "split", "refuse", "ends", "ends")
+KINDS = ("calm", "faults", "faults", "split", "link", "refuse", "ends", "ends")
 
 
 class BrokenError(AssertionError):
@@ -74,17 +74,24 @@ class History:
     """A world with browsers in it, and what they were told."""
 
     def __init__(
-        self, seed: int, build: Callable[..., Replica] = Replica, kind: str | None = None
+        self,
+        seed: int,
+        build: Callable[..., Replica] = Replica,
+        kind: str | None = None,
+        *,
+        loss: float | None = None,
     ) -> None:
         self.seed = seed
         size = (2, 3, 3, 3, 4, 5)[(seed * 7919 >> 3) % 6]
         self.kind = kind or KINDS[random.Random(seed).randrange(len(KINDS))]
+        if self.kind == "link":
+            size = max(size, 3)
         names = [f"s{n + 1}" for n in range(size)]
         copies = {4: 0, 5: 2}.get(size, 3)
         refuse = self.kind == "refuse"
         self.world = world = World(seed, names, build=build, copies=copies, refuse=refuse)
         rng = self.rng = world.rng
-        world.loss = rng.choice([0, 0, 0.01, 0.03])
+        world.loss = rng.choice([0, 0, 0.01, 0.03]) if loss is None else loss
         world.doubled = rng.choice([0, 0, 0.05])
         world.slow = rng.choice([0, 0, 0.02, 0.1])
         self.jars = [Jar(f"j{n}") for n in range(rng.randrange(2, 5))]
@@ -94,6 +101,7 @@ class History:
         self.requests = 0
         self.checked = 0
         self.split_at: dict[str, int] = {}
+        self.excusing = False
         self.aiming = False
         self.victim: Host | None = None
 
@@ -140,7 +148,7 @@ class History:
             raise BrokenError("not calm before the next fault: " + self._state())
         host = rng.choice([h for h in world.hosts.values() if not h.left])
         faults = [self._pause, self._kill, self._aim, self._aim, self._agent, self._leave]
-        splits = self.kind in ("split", "refuse")
+        splits = self.kind in ("split", "link", "refuse")
         fault = self._partition if splits else rng.choice(faults)
         if self.kind == "ends":
             fault = rng.choice([self._pause, self._pause, self._agent])
@@ -218,25 +226,29 @@ class History:
                     pairs.add((one, other))
                 if ways != "out":
                     pairs.add((other, one))
-        if len(names) > 2 and rng.random() < 0.4:
+        if self.kind == "link" and len(names) > 2:
             # One link: nobody is cut off, so nothing is excused.
             one, other = rng.sample(names, 2)
             pairs = {(one, other), (other, one)}
             self.say("cut the link of", one, other)
         elif self.kind == "refuse":
-            self.say("cut", sorted(side), ways)  # the smaller side answers nothing
+            # The smaller side answers nothing once it noticed; what it acknowledged until then
+            # waits for the heal, but what either side ended is over on both.
+            self.say("cut", sorted(side), ways)
+            self.excusing = True
         else:
             self.say("cut", sorted(side), ways)
             self.split_at = {name: int(name in side) for name in names}
-            for jar in self.jars:
-                jar.excused = True
+            self.excusing = True
+        for jar in self.jars:
+            jar.excused = jar.excused or self.excusing
         world.partition(pairs)
         world.run(world.now + rng.choice([500, 2500, 6000, 10_000]))
         self.say("heal")
         world.partition(set())
         if not world.run(world.now + 5000, world.calm):
             raise BrokenError("not converged 5 s after the heal: " + self._state())
-        self.split_at = {}
+        self.split_at, self.excusing = {}, False
         self.say("healed")
         for ended in self.ended:
             ended.heard_by = frozenset(world.hosts)
@@ -275,9 +287,7 @@ class History:
 
     def _core(self, host: Host) -> tuple[Lifecycle, WorkerStore, Counts]:
         store, counts = WorkerStore(host), Counts()
-        tools = Tools(
-            SIGNER, Limits(), counts, lambda: host.now.wall_ms, lambda n: self.rng.randbytes(n)
-        )
+        tools = Tools(SIGNER, Limits(), counts, lambda: host.now.wall_ms, self.rng.randbytes)
         return Lifecycle(store, tools), store, counts
 
     def _request(
@@ -325,7 +335,7 @@ class History:
             self.say(jar.name, "write", key, value, "on", host.name, ok, "weak" * store.weak)
             if ok and session is not None and (session._life.record is not None):
                 if not store.found:
-                    jar.acked, jar.unknown, jar.excused = {}, set(), self.split_at != {}
+                    jar.acked, jar.unknown, jar.excused = {}, set(), self.excusing
                 twice = jar.excused and key in jar.acked
                 jar.acked[key] = value
                 jar.unknown.discard(key)
@@ -376,7 +386,7 @@ class History:
                 jar.principal = jar.user
                 self._over(jar, before, host, store, login=True)
                 if not store.found:
-                    jar.acked, jar.unknown, jar.excused = {}, set(), self.split_at != {}
+                    jar.acked, jar.unknown, jar.excused = {}, set(), self.excusing
             else:
                 self._doubtful(jar)
             self._next(jar)
@@ -426,7 +436,7 @@ class History:
 
         spawn(core.end_all(jar.user), done)
 
-    def _race(self, jar: Jar, host: Host, other: Host) -> None:
+    def _race(self, jar: Jar, host: Host, other: Host) -> None:  # noqa: C901
         """A rotation or a write, and an end of the same session, at once: nothing may survive."""
         if jar.excused or self.split_at:
             self._read(jar, host)
@@ -604,9 +614,15 @@ class History:
         return "\n".join(lines)
 
 
-def replay(seed: int, build: Callable[..., Replica] = Replica, kind: str | None = None) -> History:
+def replay(
+    seed: int,
+    build: Callable[..., Replica] = Replica,
+    kind: str | None = None,
+    *,
+    loss: float | None = None,
+) -> History:
     """Run the history of a seed."""
-    history = History(seed, build, kind)
+    history = History(seed, build, kind, loss=loss)
     try:
         history.run()
     except BrokenError as broken:

@@ -161,15 +161,20 @@ def forgets_what_it_owes(settings: Settings, shelf: DictShelf) -> Replica:
     return replica
 
 
-BUILDS: dict[str, tuple[Build, str]] = {
-    "acknowledges before replication": (acknowledges_before_replication, "faults"),
-    "acknowledges ends at once": (acknowledges_ends_at_once, "ends"),
-    "ignores the lease": (ignores_the_lease, "ends"),
-    "leaves no mark": (leaves_no_mark, "calm"),
-    "obeys fenced authorities": (obeys_fenced_authorities, "split"),
-    "serves before comparing": (serves_before_comparing, "faults"),
-    "revives by writing": (revives_by_writing, "ends"),
-    "signs out only what it sees": (signs_out_only_what_it_sees, "ends"),
-    "forgets what it owes": (forgets_what_it_owes, "faults"),
+WROTE, SHOWS, CALM = (
+    r"wrote .* shows|is \S+, and",
+    r"still (shows|serves)",
+    r"calm|differ|converged",
+)
+BUILDS: dict[str, tuple[Build, str, str]] = {
+    "acknowledges before replication": (acknowledges_before_replication, "faults", WROTE),
+    "acknowledges ends at once": (acknowledges_ends_at_once, "ends", SHOWS),
+    "ignores the lease": (ignores_the_lease, "ends", SHOWS),
+    "leaves no mark": (leaves_no_mark, "calm", SHOWS),
+    "obeys fenced authorities": (obeys_fenced_authorities, "link", WROTE),
+    "serves before comparing": (serves_before_comparing, "faults", WROTE),
+    "revives by writing": (revives_by_writing, "ends", SHOWS),
+    "signs out only what it sees": (signs_out_only_what_it_sees, "ends", SHOWS),
+    "forgets what it owes": (forgets_what_it_owes, "faults", CALM),
 }
-"""By name: how it is built, and the kind of history that shows its fault."""
+"""By name: how it is built, the kind of history that shows its fault, and how that reads."""

@@ -331,7 +331,7 @@ class World:
         return True
 
 
-# -- workers -----------------------------------------------------------------------------------------
+# -- workers ---------------------------------------------------------------------------------------
 
 
 class _Call:
@@ -450,7 +450,7 @@ def spawn(
             call = context.run(coroutine.send, value)
         except StopIteration as stop:
             done(stop.value, None)
-        except Exception as fault:
+        except Exception as fault:  # noqa: BLE001  (whatever a request raises is its outcome)
             done(None, fault)
         else:
             call.begin(step)
