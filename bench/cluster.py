@@ -14,8 +14,6 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +24,7 @@ from bench.machine import machine, revision, versions
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "cluster.md"
 KEYS = 100
+READS = 1800
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -84,107 +83,113 @@ def main(arguments: list[str]) -> int:
 
 def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
     """Start servers, use them, and count."""
-    from agents.hosts import Host, joined
+    from agents.hosts import on_loopback
 
-    with _running(number, copies) as hosts:
-        writer: Host = hosts[0]
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+        on_loopback(number, Path(folder), f"copies={copies}") as hosts,
+    ):
+        writer = hosts[0]
         names = writer("many", number=KEYS, size=500)["keys"]
         assert len(names) == KEYS
-        for name in names:
-            writer.patiently("put", key=name, n="0")
-        time.sleep(2)
-
-        before, began, cpu = [_sent(host) for host in hosts], time.monotonic(), _cpu(hosts)
-        time.sleep(3)
-        idle_s = time.monotonic() - began
-        after, idle_cpu = [_sent(host) for host in hosts], _cpu(hosts)
-        idle_bytes = sum(_sum(a, "bytes") - _sum(b, "bytes") for a, b in zip(after, before))
-
-        before = [_sent(host) for host in hosts]
-        reads = 2000
-        for host in hosts:  # fetch once: it is cached where it is used
+        for host in hosts:  # it is cached where it is used
             for name in names:
                 host.patiently("load", key=name)
-        before = [_sent(host) for host in hosts]
-        for host in hosts[:3]:
-            assert host("present", keys=names * (reads // 3 // KEYS))["number"]
-        after = [_sent(host) for host in hosts]
-        read_frames = sum(
-            _sum(a, "frames", _ASKED) - _sum(b, "frames", _ASKED) for a, b in zip(after, before)
-        )
+        time.sleep(2)
 
-        before, cpu_before = [_sent(host) for host in hosts], _cpu(hosts)
-        began = time.monotonic()
+        idle = Meter(hosts)
+        time.sleep(3)
+        idle.stop()
+
+        reading = Meter(hosts)
+        rounds = READS // 3 // KEYS
+        for host in hosts[:3]:
+            assert host("present", keys=names * rounds)["number"] == KEYS * rounds
+        reading.stop()
+
+        writing = Meter(hosts)
         writer.tell("writing", keys=names, seconds=options.seconds, rate=options.rate)
         writes = writer.hear(options.seconds * 10 + 60)["writes"]
-        took = time.monotonic() - began
-        cpu_after, after = _cpu(hosts), [_sent(host) for host in hosts]
-        frames = sum(
-            _sum(a, "frames", _ASKED) - _sum(b, "frames", _ASKED) for a, b in zip(after, before)
-        )
-        frame_bytes = sum(
-            _sum(a, "bytes", _ASKED) - _sum(b, "bytes", _ASKED) for a, b in zip(after, before)
-        )
-        told = sum(a["told"]["bytes"] - b["told"]["bytes"] for a, b in zip(after, before))
-        rss = sum(_rss(host.agent) for host in hosts) / number
-
-        logouts = []
-        for _ in range(options.logouts):
-            name = secrets.token_hex(16)
-            writer.patiently("create", key=name, principal="ann", a="x")
-            logouts.append(1000 * writer.patiently("end", key=name)["s"])
-
-        if options.joining:
-            writer("many", number=options.joining, size=500)
-        joiner = hosts[-1]
-        joiner.kill()
-        time.sleep(3)
-        joiner.start()
-        began = time.monotonic()
-        joined([joiner])
-        join_s = time.monotonic() - began
-
+        writing.stop()
         owners = (number if copies == "all" else min(3, number)) - 1
         done = [1000 * took_s for _, took_s, applied, _, _ in writes if applied]
+        idle_cpu_s = idle.cpu_s / idle.took_s
+
         return Run(
             servers=number,
             copies=copies,
-            rate=len(writes) / took,
+            rate=len(writes) / writing.took_s,
             writes=len(writes),
             unknown=len(writes) - len(done),
             commits_ms=sorted(done),
-            logouts_ms=sorted(logouts),
-            frames=frames / len(writes),
-            frame_bytes=frame_bytes / len(writes),
-            owner_bytes=told / len(writes) / owners,
-            idle_bytes_s=idle_bytes / idle_s / number,
-            read_frames=read_frames,
-            reads=3 * len(names * (reads // 3 // KEYS)),
-            cpu_ms=1000 * (cpu_after - cpu_before - (idle_cpu - cpu) / idle_s * took) / len(writes),
-            idle_cpu=100 * (idle_cpu - cpu) / idle_s / number,
-            rss_mb=rss,
-            join_s=join_s,
+            logouts_ms=sorted(_logouts_ms(writer, options.logouts)),
+            frames=writing.sent("frames", REQUESTS) / len(writes),
+            frame_bytes=writing.sent("bytes", REQUESTS) / len(writes),
+            owner_bytes=writing.sent("bytes", ("told",)) / len(writes) / owners,
+            idle_bytes_s=idle.sent("bytes", EVERYTHING) / idle.took_s / number,
+            read_frames=reading.sent("frames", REQUESTS),
+            reads=3 * KEYS * rounds,
+            cpu_ms=1000 * (writing.cpu_s - idle_cpu_s * writing.took_s) / len(writes),
+            idle_cpu=100 * idle_cpu_s / number,
+            rss_mb=sum(_own_mb(host.agent) for host in hosts) / number,
+            join_s=_rejoin_s(hosts, options.joining),
         )
 
 
-_ASKED = ("told", "asked", "replied")
+REQUESTS = ("told", "asked", "replied")
+EVERYTHING = (*REQUESTS, "to_all")
 
 
-@contextmanager
-def _running(number: int, copies: str) -> Iterator[list[Any]]:
-    from agents.hosts import on_loopback
+class Meter:
+    """What all agents sent and computed between two moments."""
 
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        with on_loopback(number, Path(folder), f"copies={copies}") as hosts:
-            yield hosts
+    def __init__(self, hosts: list[Any]) -> None:
+        """Begin."""
+        self._hosts = hosts
+        self._before = [_sent(host) for host in hosts]
+        self._cpu_s = _cpu(hosts)
+        self._began = time.monotonic()
+
+    def stop(self) -> None:
+        """End."""
+        self.took_s = time.monotonic() - self._began
+        self.cpu_s = _cpu(self._hosts) - self._cpu_s
+        self._after = [_sent(host) for host in self._hosts]
+
+    def sent(self, what: str, kinds: tuple[str, ...]) -> int:
+        """Frames or bytes, of all servers together."""
+        pairs = zip(self._after, self._before, strict=True)
+        return sum(
+            after[kind][what] - before[kind][what] for after, before in pairs for kind in kinds
+        )
+
+
+def _logouts_ms(host: Any, number: int) -> list[float]:
+    took = []
+    for _ in range(number):
+        name = secrets.token_hex(16)
+        host.patiently("create", key=name, principal="ann", a="x")
+        took.append(1000 * host.patiently("end", key=name)["s"])
+    return took
+
+
+def _rejoin_s(hosts: list[Any], sessions: int) -> float:
+    """Until a server that was killed has what the others have, its start included."""
+    from agents.hosts import joined
+
+    if sessions:
+        hosts[0]("many", number=sessions, size=500)
+    joiner = hosts[-1]
+    joiner.kill()
+    time.sleep(3)
+    joiner.start()
+    began = time.monotonic()
+    joined([joiner])
+    return time.monotonic() - began
 
 
 def _sent(host: Any) -> dict[str, dict[str, int]]:
     return {row["sent"]: row for row in host.status()["sent"]}
-
-
-def _sum(sent: dict[str, dict[str, int]], what: str, kinds: tuple[str, ...] = ()) -> int:
-    return sum(row[what] for kind, row in sent.items() if not kinds or kind in kinds)
 
 
 def _cpu(hosts: list[Any]) -> float:
@@ -197,9 +202,9 @@ def _ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def _rss(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    shared = int(Path(f"/proc/{pid}/statm").read_text().split()[2])
+def _own_mb(pid: int) -> float:
+    """Memory without what it shares, as the map."""
+    _, pages, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
     return (pages - shared) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -207,28 +212,27 @@ def page(runs: list[Run], facts: tuple[tuple[str, str], ...], options: argparse.
     """The tables."""
     lines = ["# What a cluster costs", ""]
     lines += [f"- {name}: {value}" for name, value in facts]
-    lines += [
-        "",
+    how = (
         f"{KEYS} sessions of 500 bytes, one worker of one server changing one key of each in turn "
         f"for {options.seconds:g} s. Frames are those between agents, heartbeats and news to "
-        "everybody apart. Compare inside this table only.",
-        "",
+        "everybody apart. Compare inside this table only."
+    )
+    head = (
         "| servers | copies | writes/s | commit p50 / p99 ms | unknown | frames a write | bytes a "
-        "write, all frames | bytes to each owner | agents' CPU a write, all, ms |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+        "write, all frames | bytes to each owner | agents' CPU a write, all, ms |"
+    )
+    lines += ["", how, "", head, "|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for run in runs:
         lines.append(
             f"| {run.servers} | {run.copies} | {run.rate:.0f} | {_at(run.commits_ms, 50):.2f} / "
             f"{_at(run.commits_ms, 99):.1f} | {run.unknown} of {run.writes} | {run.frames:.2f} | "
             f"{run.frame_bytes:.0f} | {run.owner_bytes:.0f} | {run.cpu_ms:.2f} |"
         )
-    lines += [
-        "",
+    head = (
         "| servers | copies | logout p50 / p99 ms | frames for unchanged reads | idle bytes/s a "
-        "server | idle CPU a server | own memory of an agent | rejoin after kill -9, s |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+        "server | idle CPU a server | own memory of an agent | rejoin after kill -9, s |"
+    )
+    lines += ["", head, "|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for run in runs:
         lines.append(
             f"| {run.servers} | {run.copies} | {_at(run.logouts_ms, 50):.2f} / "
