@@ -9,13 +9,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents.hosts import Host, Wires, on_machines
+from agents.hosts import Host, Wires, ended, joined, namespaces, on_machines
 from agents.network import eventually
 from samesession.cluster import certificates
 
@@ -255,3 +256,43 @@ def test_a_paused_machine_is_fenced_when_it_wakes(three: Machines) -> None:
     for name in names:
         assert hosts[2].patiently("put", key=name, after="waking")["is"] == "applied"
         assert {"while_", "after"} <= newest(hosts[1], name)["values"].keys()
+
+
+def test_one_name_that_resolves_to_all_servers_is_resolved_again(tmp_path: Path, tls: Path) -> None:
+    """As DNS does when servers come: each knew only itself, so there were two clusters."""
+    with namespaces(2) as names, resolving(names) as resolve:
+        hosts: list[Host] = []
+        try:
+            for index, name in enumerate(names):
+                resolve(index, index + 1)
+                url = f"cluster://shop.internal{tmp_path}?size=8MB&deadline=5s&tls={tls}"
+                within = ("ip", "netns", "exec", name)
+                hosts.append(Host(f"s{index + 1}", url, f"10.231.0.{index + 1}", within=within))
+            joined(hosts)
+            assert linked(hosts, {"s1"}, {"s2"})
+            alone = made(hosts[1], 3)
+            resolve(0, 1, 2)
+            eventually(lambda: linked(hosts, {"s1", "s2"}, {"s1", "s2"}), 30)
+            eventually(lambda: all(newest(hosts[0], name)["is"] == "record" for name in alone))
+        finally:
+            ended(hosts)
+
+
+@contextmanager
+def resolving(names: list[str]) -> Iterator[Callable[..., None]]:
+    """A hosts file for each namespace: ``ip netns exec`` lays it over /etc/hosts."""
+    folders = [Path("/etc/netns") / name for name in names]
+
+    def resolve(index: int, *servers: int) -> None:
+        lines = [f"10.231.0.{server} shop.internal" for server in servers]
+        (folders[index] / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+
+    for folder in folders:
+        folder.mkdir(parents=True)
+    try:
+        yield resolve
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder)
+        with suppress(OSError):
+            folders[0].parent.rmdir()  # unless others have namespaces too
