@@ -45,6 +45,7 @@ from samesession.record import (
     Ending,
     Key,
     Mark,
+    Outcome,
     Reason,
     Record,
     finish,
@@ -68,6 +69,8 @@ class _Wait:
     everywhere: bool
     answer: Callable[[bool], None]
     refuse: Callable[[], None]
+    token: bytes = b""
+    outcome: Outcome | None = None
 
 
 class Desk:
@@ -137,14 +140,27 @@ class Desk:
             self._state.counts["full"] += 1
             done(Unavailable("the local store is full: new anonymous sessions wait"))
             return
-        outcome, written = merge(stored, delta)
-        if written is not None:
-            self._write(shard, role, delta, before, written)
+        outcome = self._promised(shard, delta)
+        if outcome is None:
+            outcome, written = merge(stored, delta)
+            if written is not None:
+                self._write(shard, role, delta, before, written)
+        decided = outcome
 
         def answer(weak: bool) -> None:
-            done(Committed.of(outcome, weak=weak))
+            done(Committed.of(decided, weak=weak))
 
-        self._when_held(delta.key, shard, delta.ack, done, answer)
+        self._when_held(delta.key, shard, delta.ack, done, answer, commit=(delta.token, decided))
+
+    def _promised(self, shard: int, delta: Delta) -> Outcome | None:
+        """What the same delta was answered, if that answer still waits for its copies.
+
+        Asked again meanwhile, it must not hear of an end that came after it was applied.
+        """
+        for wait in self._waits.get(shard, ()):
+            if wait.key == delta.key and wait.token == delta.token:
+                return wait.outcome
+        return None
 
     def _write(
         self, shard: int, role: Role, delta: Delta, before: Item | None, written: Record | Mark
@@ -267,9 +283,10 @@ class Desk:
         answer: Callable[[bool], None],
         *,
         everywhere: bool = False,
+        commit: tuple[bytes, Outcome | None] = (b"", None),
     ) -> None:
         fence = self._state.fence(shard)
-        wait = _Wait(key, shard, copies, everywhere, answer, lambda: done(NotMine(fence)))
+        wait = _Wait(key, shard, copies, everywhere, answer, lambda: done(NotMine(fence)), *commit)
         if not self._answered(wait):
             self._waits.setdefault(shard, []).append(wait)
 

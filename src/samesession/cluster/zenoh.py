@@ -258,6 +258,9 @@ def _open(place: Place, listen: Iterable[str], seeds: Iterable[str]) -> zenoh.Se
         "transport/unicast/accept_timeout": LEASE_MS,
         "transport/link/protocols": [protocol],
         "transport/link/tx/lease": LEASE_MS,
+        # Each express frame takes a batch; of zenoh's two, the third frame within the millisecond
+        # that DROP waits is lost whenever the machine is busy.
+        "transport/link/tx/queue/size/data": 16,
         "transport/link/rx/max_message_size": LARGEST,
         "transport/shared_memory/enabled": False,
     }
