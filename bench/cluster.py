@@ -67,7 +67,13 @@ def main(arguments: list[str]) -> int:
     for number, copies in [(n, "3") for n in options.servers] + [(n, "all") for n in options.all]:
         print(f"{number} servers, copies={copies} …", file=sys.stderr, flush=True)
         runs.append(measured(number, copies, options))
-    facts = (
+        options.out.write_text(page(runs, _facts(arguments), options))  # it takes minutes
+    print(options.out.read_text())
+    return 0
+
+
+def _facts(arguments: list[str]) -> tuple[tuple[str, str], ...]:
+    return (
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("command", f"`{shlex.join(['python', '-m', 'bench', 'cluster', *arguments])}`"),
         ("commit", revision()),
@@ -75,10 +81,6 @@ def main(arguments: list[str]) -> int:
         ("load", f"{os.getloadavg()[0]:.1f} runnable processes at the end; others may share it"),
         ("versions", versions()),
     )
-    text = page(runs, facts, options)
-    print(text)
-    options.out.write_text(text)
-    return 0
 
 
 def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
