@@ -392,7 +392,8 @@ class Claims:
     def _is_an_authority(self, sender: str, boot: int) -> None:
         peer = self._members.peers.get(sender)
         if peer is not None and peer.boot == boot and not peer.settled:
-            peer.settled = self._members.changed = True  # its beat that says so is late
+            peer.settled = True  # its beat that says so is late
+            self._members.change()
 
     def claimed(self, sender: str, claimed: Claimed) -> None:
         """Somebody promised, or did not."""

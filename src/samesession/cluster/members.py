@@ -102,6 +102,7 @@ class Members:
         self.settled = False
         self.leaving = False
         self.changed = True
+        self._eligible: tuple[str, ...] | None = None
         self.news = 0
         self.until_ms = 0
         self._unseen: set[str] = set()
@@ -127,7 +128,7 @@ class Members:
 
     def renew(self) -> None:
         """Compute the lease anew, and doubt if somebody left after it lapsed."""
-        now, length = self._state.now.mono_ms, self._settings.lease_ms
+        now, length, me = self._state.now.mono_ms, self._settings.lease_ms, self._settings.name
         required = dict.fromkeys(self.expected, -1)
         for peer in self.peers.values():
             # Who is not settled has never been an authority, unless we have heard it before.
@@ -136,13 +137,15 @@ class Members:
         unseen = set()
         for peer in self.peers.values():
             for name in peer.sees:
-                if name != self._settings.name and name not in required.keys() | self._departed:
-                    # Dropped here, and not yet there: what it echoed last still counts.
-                    required[name] = self._was_fresh.get(name, -1)
-                    unseen.add(name)
-        for name in self._unseen - unseen - required.keys() - self._departed:
-            if now >= self._was_fresh.get(name, -length) + length:
-                self._doubtful = True
+                if name in required or name == me or name in self._departed:
+                    continue
+                # Dropped here, and not yet there: what it echoed last still counts.
+                required[name] = self._was_fresh.get(name, -1)
+                unseen.add(name)
+        if self._unseen:
+            for name in self._unseen - unseen - required.keys() - self._departed:
+                if now >= self._was_fresh.get(name, -length) + length:
+                    self._doubtful = True
         self._unseen = unseen
         if self._doubtful:
             self._doubtful = False
@@ -193,7 +196,7 @@ class Members:
         peer.beats += 1
         peer.silent_ms = 0
         if first or (peer.settled, peer.leaving) != (beat.settled, beat.leaving):
-            self.changed = True
+            self.change()
         if peer.era != beat.era:
             peer.era = beat.era
             self.doubters.add(name)
@@ -257,7 +260,7 @@ class Members:
             self.expected[name] += gap
             if self.expected[name] >= self._settings.alone_ms and name not in self.peers:
                 del self.expected[name]
-                self.changed = True
+                self.change()
         for peer in list(self.peers.values()):
             peer.silent_ms += gap
             patience = self._settings.dead_ms
@@ -312,12 +315,19 @@ class Members:
             return False
         return any(name in peer.sees for peer in self.peers.values())
 
+    def change(self) -> None:
+        """Who is there, or may do what, is not as it was."""
+        self.changed, self._eligible = True, None
+
     def eligible(self) -> tuple[str, ...]:
         """Those that may own shards."""
+        if self._eligible is not None:
+            return self._eligible
         names = [peer.name for peer in self.peers.values() if peer.boot and not peer.leaving]
         if not self.leaving or not names:
             names.append(self._settings.name)
-        return tuple(sorted(names))
+        self._eligible = tuple(sorted(names))
+        return self._eligible
 
     def readers(self) -> dict[str, tuple[int, int]]:
         """Who may still read without having heard: (boot, until when) by name."""
@@ -350,7 +360,7 @@ class Members:
     def _met(self, name: str) -> Peer:
         peer = self.peers[name] = Peer(name)
         self._departed.discard(name)
-        self.changed = True
+        self.change()
         if name not in self._state.members:
             self._state.members.add(name)
             self._state.remember()
@@ -376,7 +386,7 @@ class Members:
         self._boots.setdefault(peer.name, set()).add(peer.boot)
         if peer.echoed_ms:
             self.gone[peer.name] = peer.boot, peer.echoed_ms + self._settings.lease_ms
-        self.changed = True
+        self.change()
         self._state.counts["dropped"] += 1
 
     def _settle(self) -> None:
@@ -390,7 +400,8 @@ class Members:
         known = all(peer.fresh_ms >= 0 for peer in self.peers.values())
         ran = self._ran_ms >= self._settings.settle_ms
         if ran and known and not self.expected and self.valid and not self.skewed():
-            self.settled = self.changed = True
+            self.settled = True
+            self.change()
             self.beat()
 
     def _cut_off(self) -> bool:

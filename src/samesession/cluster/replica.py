@@ -182,7 +182,8 @@ class Replica:
     def leave(self, now: Now) -> list[Output]:
         """Hand everything over; `Left` follows. Worth a bound by the agent: 10 s."""
         self._state.now = now
-        self._members.leaving = self._members.changed = True
+        self._members.leaving = True
+        self._members.change()
         self._members.beat()
         self._leave_if_done()
         return self._done()
