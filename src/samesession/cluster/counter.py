@@ -107,6 +107,8 @@ class Counter:
         """Ask again, give up."""
         now = self._state.now.mono_ms
         for job in [*self._jobs]:
+            if job.over:
+                continue
             if now >= job.until_ms:
                 self._over(job, None)
             elif now >= job.again_ms:

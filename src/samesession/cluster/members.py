@@ -112,6 +112,7 @@ class Members:
         self._boots: dict[str, set[int]] = {}
         self._unlinked: set[str] = set()
         self._doubtful = False
+        self._was_quorate = False
         self._said = Lease(0, 0)
         self._ran_ms = 0
         self._ticked_ms = -1
@@ -128,12 +129,32 @@ class Members:
 
     def renew(self) -> None:
         """Compute the lease anew, and doubt if somebody left after it lapsed."""
-        now, length, me = self._state.now.mono_ms, self._settings.lease_ms, self._settings.name
+        now, length = self._state.now.mono_ms, self._settings.lease_ms
         required = dict.fromkeys(self.expected, -1)
         for peer in self.peers.values():
             # Who is not settled has never been an authority, unless we have heard it before.
             if peer.settled or peer.fresh_ms >= 0 or not self.settled:
                 required[peer.name] = peer.fresh_ms
+        self._gossip(required)
+        quorate = self._quorate()
+        if self._was_quorate and not quorate:
+            self._doubtful = True  # the majority goes on from here, and knows better from now on
+        self._was_quorate = quorate
+        if self._doubtful:
+            self._doubtful = False
+            self._doubt()
+        earliest = min(required.values(), default=now)
+        until = earliest + length if earliest >= 0 else 0
+        if not 0 <= until - self.until_ms < self._settings.beat_ms // 2:
+            self.until_ms = until  # a little less than it might be saves writing it at every tick
+        lease = Lease(self.until_ms if quorate else 0, self._state.era)
+        if lease != self._said:
+            self._said = lease
+            self._state.shelf.put_lease(lease)
+
+    def _gossip(self, required: dict[str, int]) -> None:
+        """Require those too that only others are linked with; doubt when one of them goes."""
+        now, length, me = self._state.now.mono_ms, self._settings.lease_ms, self._settings.name
         unseen = set()
         for peer in self.peers.values():
             for name in peer.sees:
@@ -147,17 +168,6 @@ class Members:
                 if now >= self._was_fresh.get(name, -length) + length:
                     self._doubtful = True
         self._unseen = unseen
-        if self._doubtful:
-            self._doubtful = False
-            self._doubt()
-        earliest = min(required.values(), default=now)
-        until = earliest + length if earliest >= 0 else 0
-        if not 0 <= until - self.until_ms < self._settings.beat_ms // 2:
-            self.until_ms = until  # a little less than it might be saves writing it at every tick
-        lease = Lease(self.until_ms if self._quorate() else 0, self._state.era)
-        if lease != self._said:
-            self._said = lease
-            self._state.shelf.put_lease(lease)
 
     def _quorate(self) -> bool:
         if not self._settings.refuse:
@@ -183,7 +193,7 @@ class Members:
         self._unlinked.add(name)
         if peer is not None and self._smoothly and not self._lapsed(peer):
             self._drop(peer)
-            self.beat()  # so that the others know soon that nobody sees it any more
+            self.beat()
 
     def heard(self, name: str, boot: int, beat: Beat) -> Peer | None:
         """A beat came; returns the peer if its news are not all known."""
@@ -195,7 +205,8 @@ class Members:
         now, first = self._state.now, peer.beats == 0
         peer.beats += 1
         peer.silent_ms = 0
-        if first or (peer.settled, peer.leaving) != (beat.settled, beat.leaving):
+        said = (beat.settled, beat.leaving, beat.settled_peers)
+        if first or (peer.settled, peer.leaving, peer.sees) != said:
             self.change()
         if peer.era != beat.era:
             peer.era = beat.era
@@ -261,6 +272,7 @@ class Members:
             if self.expected[name] >= self._settings.alone_ms and name not in self.peers:
                 del self.expected[name]
                 self.change()
+        before = len(self.peers)
         for peer in list(self.peers.values()):
             peer.silent_ms += gap
             patience = self._settings.dead_ms
@@ -273,8 +285,8 @@ class Members:
                 del self.gone[name]
         self._lapsed_ms = 0 if now < self.until_ms else self._lapsed_ms + gap
         self._settle()
-        if now - self._beat_ms >= self._settings.beat_ms:
-            self.beat()
+        if now - self._beat_ms >= self._settings.beat_ms or len(self.peers) < before:
+            self.beat()  # the others must know soon that a peer is not seen here any more
 
     def beat(self) -> None:
         """Say that this server is here."""

@@ -298,6 +298,7 @@ class Replica:
         for claim in news.claims:
             peer.settled = True
             self._claims.learn(Fence(claim.shard, claim.epoch, peer.name, peer.boot))
+            self._claims.moved.add(claim.shard)  # it was promised before, and is served now
         for item in news.endings:
             self._hear_of_an_end(by_our_clock(item, peer.skew_ms))
 
