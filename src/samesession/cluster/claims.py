@@ -273,6 +273,8 @@ class Claims:
                 side.holds = side.level = False
                 self._releases.setdefault(name, []).append(ClaimOf(shard, role.epoch))
                 self._offer(name, shard)  # to see that it did
+            elif name not in held_by and name in self._members.leaving_peers():
+                self._offer(name, shard)
 
     def _may_claim(self, shard: int) -> bool:
         state, settings = self._state.shard(shard), self._state.settings
@@ -576,9 +578,8 @@ class Claims:
         for shard, role in self.roles.items():
             if not role.serving:
                 continue
-            for name in self.owners(shard):
-                if name in role.sides:
-                    self._offer(name, shard)
+            for name in role.sides:  # to who is no owner too: a late message may have filled it
+                self._offer(name, shard)
 
     def _offer(self, name: str, shard: int) -> None:
         self._offers.setdefault(name, {})[shard] = None

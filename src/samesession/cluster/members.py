@@ -327,6 +327,10 @@ class Members:
             return False
         return any(name in peer.sees for peer in self.peers.values())
 
+    def leaving_peers(self) -> set[str]:
+        """Those that hand over."""
+        return {peer.name for peer in self.peers.values() if peer.leaving}
+
     def change(self) -> None:
         """Who is there, or may do what, is not as it was."""
         self.changed, self._eligible = True, None
