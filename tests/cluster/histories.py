@@ -384,6 +384,7 @@ class History:
             self.say(jar.name, "login on", host.name, ok, "weak" * store.weak)
             if ok:
                 jar.principal = jar.user
+                self._moved(jar)
                 self._over(jar, before, host, store, login=True)
                 if not store.found:
                     jar.acked, jar.unknown, jar.excused = {}, set(), self.excusing
@@ -399,6 +400,7 @@ class History:
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "rotate on", host.name, ok, "weak" * store.weak)
             if ok and session._life.record is not None:
+                self._moved(jar)
                 self._over(jar, before, host, store)
             else:
                 self._doubtful(jar)
@@ -488,6 +490,11 @@ class History:
         first, second = self.rng.sample(["rotate", "end"], 2)
         begin(first)
         self.world.after(self.rng.randrange(0, 15), lambda: begin(second))
+
+    def _moved(self, jar: Jar) -> None:
+        """What the other side of a partition wrote to the old record meanwhile ended with it."""
+        if jar.excused:
+            jar.unknown |= jar.acked.keys()
 
     def _anew(self, jar: Jar) -> None:
         jar.cookie, jar.lineage, jar.principal = b"", [], None

@@ -273,6 +273,8 @@ class Claims:
                 side.holds = side.level = False
                 self._releases.setdefault(name, []).append(ClaimOf(shard, role.epoch))
                 self._offer(name, shard)  # to see that it did
+            elif name not in held_by and name in self._members.leaving_peers():
+                self._offer(name, shard)
 
     def _may_claim(self, shard: int) -> bool:
         state, settings = self._state.shard(shard), self._state.settings
@@ -392,7 +394,8 @@ class Claims:
     def _is_an_authority(self, sender: str, boot: int) -> None:
         peer = self._members.peers.get(sender)
         if peer is not None and peer.boot == boot and not peer.settled:
-            peer.settled = self._members.changed = True  # its beat that says so is late
+            peer.settled = True  # its beat that says so is late
+            self._members.change()
 
     def claimed(self, sender: str, claimed: Claimed) -> None:
         """Somebody promised, or did not."""
@@ -575,9 +578,8 @@ class Claims:
         for shard, role in self.roles.items():
             if not role.serving:
                 continue
-            for name in self.owners(shard):
-                if name in role.sides:
-                    self._offer(name, shard)
+            for name in role.sides:  # to who is no owner too: a late message may have filled it
+                self._offer(name, shard)
 
     def _offer(self, name: str, shard: int) -> None:
         self._offers.setdefault(name, {})[shard] = None

@@ -107,6 +107,8 @@ class Counter:
         """Ask again, give up."""
         now = self._state.now.mono_ms
         for job in [*self._jobs]:
+            if job.over:
+                continue
             if now >= job.until_ms:
                 self._over(job, None)
             elif now >= job.again_ms:
@@ -282,23 +284,24 @@ class Counter:
             if asked is not None and self._members.peers.get(asked.name) is not asked:
                 return  # it was on the other side of a partition since: not our side's word
             if isinstance(message, NotMine):
-                known = self._state.shard(shard).epoch
+                before = self._state.shard(shard).epoch
                 if message.fence.shard == shard:
                     self._claims.learn(message.fence)
                 job.again_ms = min(job.again_ms, self._state.now.mono_ms + settings.retry_ms // 5)
                 job.tries = 0
-                if self._state.shard(shard).epoch > known and job.at_once:
+                if self._state.shard(shard).epoch > before and job.at_once:
                     job.at_once -= 1
                     self._try(job)
                 return
             self._over(job, message)
 
-        holder = self._state.shard(shard).holder
-        asked = None if shard in self._claims.roles else self._members.peers.get(holder)
+        known = self._state.shard(shard)
+        here = self._members.present(known.holder, known.boot)
+        asked = self._members.peers.get(known.holder) if here else None
         if shard in self._claims.roles:
             self._desk.serve(job.asked, answered)
             return
         if asked is not None:
-            self._state.ask(holder, job.asked, answered, within_ms=job.until_ms - now)
+            self._state.ask(known.holder, job.asked, answered, within_ms=job.until_ms - now)
         else:
             job.again_ms = now + settings.retry_ms // 5

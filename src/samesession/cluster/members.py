@@ -102,6 +102,7 @@ class Members:
         self.settled = False
         self.leaving = False
         self.changed = True
+        self._eligible: tuple[str, ...] | None = None
         self.news = 0
         self.until_ms = 0
         self._unseen: set[str] = set()
@@ -111,6 +112,7 @@ class Members:
         self._boots: dict[str, set[int]] = {}
         self._unlinked: set[str] = set()
         self._doubtful = False
+        self._was_quorate = False
         self._said = Lease(0, 0)
         self._ran_ms = 0
         self._ticked_ms = -1
@@ -133,17 +135,11 @@ class Members:
             # Who is not settled has never been an authority, unless we have heard it before.
             if peer.settled or peer.fresh_ms >= 0 or not self.settled:
                 required[peer.name] = peer.fresh_ms
-        unseen = set()
-        for peer in self.peers.values():
-            for name in peer.sees:
-                if name != self._settings.name and name not in required.keys() | self._departed:
-                    # Dropped here, and not yet there: what it echoed last still counts.
-                    required[name] = self._was_fresh.get(name, -1)
-                    unseen.add(name)
-        for name in self._unseen - unseen - required.keys() - self._departed:
-            if now >= self._was_fresh.get(name, -length) + length:
-                self._doubtful = True
-        self._unseen = unseen
+        self._gossip(required)
+        quorate = self._quorate()
+        if self._was_quorate and not quorate:
+            self._doubtful = True  # the majority goes on from here, and knows better from now on
+        self._was_quorate = quorate
         if self._doubtful:
             self._doubtful = False
             self._doubt()
@@ -151,10 +147,27 @@ class Members:
         until = earliest + length if earliest >= 0 else 0
         if not 0 <= until - self.until_ms < self._settings.beat_ms // 2:
             self.until_ms = until  # a little less than it might be saves writing it at every tick
-        lease = Lease(self.until_ms if self._quorate() else 0, self._state.era)
+        lease = Lease(self.until_ms if quorate else 0, self._state.era)
         if lease != self._said:
             self._said = lease
             self._state.shelf.put_lease(lease)
+
+    def _gossip(self, required: dict[str, int]) -> None:
+        """Require those too that only others are linked with; doubt when one of them goes."""
+        now, length, me = self._state.now.mono_ms, self._settings.lease_ms, self._settings.name
+        unseen = set()
+        for peer in self.peers.values():
+            for name in peer.sees:
+                if name in required or name == me or name in self._departed:
+                    continue
+                # Dropped here, and not yet there: what it echoed last still counts.
+                required[name] = self._was_fresh.get(name, -1)
+                unseen.add(name)
+        if self._unseen:
+            for name in self._unseen - unseen - required.keys() - self._departed:
+                if now >= self._was_fresh.get(name, -length) + length:
+                    self._doubtful = True
+        self._unseen = unseen
 
     def _quorate(self) -> bool:
         if not self._settings.refuse:
@@ -180,7 +193,7 @@ class Members:
         self._unlinked.add(name)
         if peer is not None and self._smoothly and not self._lapsed(peer):
             self._drop(peer)
-            self.beat()  # so that the others know soon that nobody sees it any more
+            self.beat()
 
     def heard(self, name: str, boot: int, beat: Beat) -> Peer | None:
         """A beat came; returns the peer if its news are not all known."""
@@ -192,8 +205,9 @@ class Members:
         now, first = self._state.now, peer.beats == 0
         peer.beats += 1
         peer.silent_ms = 0
-        if first or (peer.settled, peer.leaving) != (beat.settled, beat.leaving):
-            self.changed = True
+        said = (beat.settled, beat.leaving, beat.settled_peers)
+        if first or (peer.settled, peer.leaving, peer.sees) != said:
+            self.change()
         if peer.era != beat.era:
             peer.era = beat.era
             self.doubters.add(name)
@@ -257,7 +271,8 @@ class Members:
             self.expected[name] += gap
             if self.expected[name] >= self._settings.alone_ms and name not in self.peers:
                 del self.expected[name]
-                self.changed = True
+                self.change()
+        before = len(self.peers)
         for peer in list(self.peers.values()):
             peer.silent_ms += gap
             patience = self._settings.dead_ms
@@ -270,8 +285,8 @@ class Members:
                 del self.gone[name]
         self._lapsed_ms = 0 if now < self.until_ms else self._lapsed_ms + gap
         self._settle()
-        if now - self._beat_ms >= self._settings.beat_ms:
-            self.beat()
+        if now - self._beat_ms >= self._settings.beat_ms or len(self.peers) < before:
+            self.beat()  # the others must know soon that a peer is not seen here any more
 
     def beat(self) -> None:
         """Say that this server is here."""
@@ -312,12 +327,23 @@ class Members:
             return False
         return any(name in peer.sees for peer in self.peers.values())
 
+    def leaving_peers(self) -> set[str]:
+        """Those that hand over."""
+        return {peer.name for peer in self.peers.values() if peer.leaving}
+
+    def change(self) -> None:
+        """Who is there, or may do what, is not as it was."""
+        self.changed, self._eligible = True, None
+
     def eligible(self) -> tuple[str, ...]:
         """Those that may own shards."""
+        if self._eligible is not None:
+            return self._eligible
         names = [peer.name for peer in self.peers.values() if peer.boot and not peer.leaving]
         if not self.leaving or not names:
             names.append(self._settings.name)
-        return tuple(sorted(names))
+        self._eligible = tuple(sorted(names))
+        return self._eligible
 
     def readers(self) -> dict[str, tuple[int, int]]:
         """Who may still read without having heard: (boot, until when) by name."""
@@ -350,7 +376,7 @@ class Members:
     def _met(self, name: str) -> Peer:
         peer = self.peers[name] = Peer(name)
         self._departed.discard(name)
-        self.changed = True
+        self.change()
         if name not in self._state.members:
             self._state.members.add(name)
             self._state.remember()
@@ -376,7 +402,7 @@ class Members:
         self._boots.setdefault(peer.name, set()).add(peer.boot)
         if peer.echoed_ms:
             self.gone[peer.name] = peer.boot, peer.echoed_ms + self._settings.lease_ms
-        self.changed = True
+        self.change()
         self._state.counts["dropped"] += 1
 
     def _settle(self) -> None:
@@ -390,7 +416,8 @@ class Members:
         known = all(peer.fresh_ms >= 0 for peer in self.peers.values())
         ran = self._ran_ms >= self._settings.settle_ms
         if ran and known and not self.expected and self.valid and not self.skewed():
-            self.settled = self.changed = True
+            self.settled = True
+            self.change()
             self.beat()
 
     def _cut_off(self) -> bool:

@@ -30,10 +30,10 @@ def owners(shard: int, servers: Collection[str], copies: int) -> tuple[str, ...]
 
     Args:
         shard: its number.
-        servers: the names of those that may own.
+        servers: the names of those that may own; a tuple is sorted already.
         copies: K; `EVERYBODY` for all.
     """
-    ranked = ranking(shard, tuple(sorted(servers)))
+    ranked = ranking(shard, servers if isinstance(servers, tuple) else tuple(sorted(servers)))
     return ranked if copies == EVERYBODY else ranked[:copies]
 
 

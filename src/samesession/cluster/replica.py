@@ -182,7 +182,8 @@ class Replica:
     def leave(self, now: Now) -> list[Output]:
         """Hand everything over; `Left` follows. Worth a bound by the agent: 10 s."""
         self._state.now = now
-        self._members.leaving = self._members.changed = True
+        self._members.leaving = True
+        self._members.change()
         self._members.beat()
         self._leave_if_done()
         return self._done()
@@ -297,6 +298,7 @@ class Replica:
         for claim in news.claims:
             peer.settled = True
             self._claims.learn(Fence(claim.shard, claim.epoch, peer.name, peer.boot))
+            self._claims.moved.add(claim.shard)  # it was promised before, and is served now
         for item in news.endings:
             self._hear_of_an_end(by_our_clock(item, peer.skew_ms))
 
