@@ -197,7 +197,7 @@ def main(arguments: list[str]) -> int:
         f"- machine: {machine()}, shared",
         "",
         "Wall-clock µs of one step, blocking, one connection, the engine on the same machine:",
-        f"median of {TIMES} (held_by 50 or 3; sweep: one batch of {OVER}, Redis expires by itself).",
+        f"median of {TIMES} (held_by 50 or 3; sweep: one batch of {OVER}, Redis sweeps itself).",
         "A session has 8 keys, about 600 bytes. `held_by N` reads and verifies N sessions.",
         "",
         "| engine | sessions | " + " | ".join(columns) + " |",
