@@ -20,7 +20,7 @@ from samesession.strategies import strategy_of
 from samesession.testing import changed, created, ending, fresh_key, values_of
 
 DEADLINE_S = 0.25
-SLACK_S = 0.5  # other people work on this machine
+SLACK_S = 1.5  # other people work on this machine; drivers alone would wait 2 s or for ever
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_server_that_is_gone_is_given_up_within_the_deadline_by_threads(
             ready(store.commit(changed(key, n=b"2")))
         assert time.monotonic() - began < DEADLINE_S + SLACK_S
     server.thaw() if fault == "freeze" else server.restart()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 15
     while True:
         try:
             found = ready(store.load(key))
@@ -110,7 +110,7 @@ def test_a_server_that_is_gone_is_given_up_within_the_deadline_by_tasks(
                 assert isinstance(answer, StoreUnavailableError)
             assert time.monotonic() - began < DEADLINE_S + SLACK_S
         server.thaw() if fault == "freeze" else server.restart()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while True:
             try:
                 found = await store.load(key)
