@@ -9,7 +9,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,7 +261,8 @@ def test_a_mark_outlives_thirty_seconds_and_clocks_that_are_apart(database: Data
 def test_a_frozen_database_is_given_up_within_the_deadline_by_threads(server: Database) -> None:
     store, key = server.threads(), fresh_key()
     assert server.server is not None
-    ready(store.commit(created(key, n=b"1")))
+    made = created(key, n=b"1")
+    eventually(lambda: ready(store.commit(made)))
     server.server.freeze()
     for _ in range(6):  # a pooled connection, new connections, and an open circuit
         began = time.monotonic()
@@ -277,8 +278,9 @@ def test_a_frozen_database_is_given_up_within_the_deadline_by_tasks(server: Data
     async def run() -> None:
         store, key = server.loop(), fresh_key()
         assert server.server is not None
-        await store.commit(created(key, n=b"1"))
-        await asyncio.gather(*(store.load(key) for _ in range(8)))
+        made = created(key, n=b"1")
+        await answered(lambda: store.commit(made))
+        await answered(lambda: asyncio.gather(*(store.load(key) for _ in range(8))))
         server.server.freeze()
         for _ in range(6):
             began = time.monotonic()
@@ -286,14 +288,7 @@ def test_a_frozen_database_is_given_up_within_the_deadline_by_tasks(server: Data
                 await asyncio.gather(*(store.load(key) for _ in range(8)))
             assert time.monotonic() - began < DEADLINE_S + SLACK_S
         server.server.thaw()
-        deadline = time.monotonic() + 15
-        while True:
-            try:
-                assert await store.load(key) is not None
-                break
-            except StoreUnavailableError:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+        assert await answered(lambda: store.load(key)) is not None
         await store.close()
 
     asyncio.run(run())
@@ -322,6 +317,16 @@ def test_a_database_that_was_restarted_is_found_again_at_once(server: Database) 
 
     asyncio.run(run())
     ready(threads.close())
+
+
+async def answered(ask: Callable[[], Awaitable[Any]], within: float = 15) -> Any:
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailableError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
 
 
 def eventually(ask: Callable[[], Any], within: float = 15) -> Any:
