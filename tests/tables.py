@@ -23,10 +23,7 @@ SERVERS: Mapping[str, Callable[[], Daemon]] = {
 def make_table(url: str) -> None:
     """As `samesession doctor URL --create` does."""
     target = Target.of(Url.parse(url))
-    engine = target.thread_engine(once=True)
-    with engine.connect() as connection:
-        sql_check.create(connection, target)
-    engine.dispose()
+    sql_check.once(target, lambda connection: sql_check.create(connection, target))
 
 
 @contextmanager

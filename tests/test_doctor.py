@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from sqlalchemy import Connection
 from tables import started
 
 from samesession import cli
@@ -18,6 +19,7 @@ from samesession.lab.daemon import Daemon
 from samesession.lab.databases import Memcached
 from samesession.record import Ending, Mark, Reason, Record
 from samesession.settings import Url
+from samesession.stores import sql_check
 from samesession.stores.sql_drivers import Target
 from samesession.strategies import strategy_of
 from samesession.testing import changed, created, fresh_key, now_ms
@@ -45,11 +47,11 @@ def line(printed: str, what: str) -> str:
 
 
 def execute(url: str, *statements: str) -> None:
-    engine = Target.of(Url.parse(url)).thread_engine(once=True)
-    with engine.connect() as connection:
+    def work(connection: Connection) -> None:
         for statement in statements:
             connection.exec_driver_sql(statement)
-    engine.dispose()
+
+    sql_check.once(Target.of(Url.parse(url)), work)
 
 
 # --- redis ----------------------------------------------------------------------------------------

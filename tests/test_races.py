@@ -219,14 +219,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         if "end_all" in request.node.name:
             pytest.skip("memcached cannot sign out everywhere, and says so (test_stores.py)")
         with databases.Memcached() as server:
-            opened = strategy_of(f"{server.url}?deadline=2s").open_threads()
+            opened = strategy_of(f"{server.url}?deadline=10s").open_threads()
             yield opened
             ready(opened.close())
         return
     urls = {
         "memory": "memory://",
         "local": f"sticky://{tmp_path}?size=8MB",
-        "sqlite": f"sqlite:///{tmp_path}/sessions.db",
+        "sqlite": f"sqlite:///{tmp_path}/sessions.db?deadline=10s",
     }
     opened = strategy_of(urls[request.param]).open_loop()
     yield opened

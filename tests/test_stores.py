@@ -86,7 +86,7 @@ class OfDatabase(StoreContract):
     def _engine(cls) -> Iterator[None]:
         with cls.server() as engine:
             make_table(engine.url)
-            cls.url = f"{engine.url}?deadline=2s"
+            cls.url = f"{engine.url}?deadline=10s"
             yield
 
     def open_loop(self) -> Store:
@@ -109,7 +109,7 @@ class TestMemcached(StoreContract):
     @classmethod
     def _engine(cls) -> Iterator[None]:
         with databases.Memcached() as engine:
-            cls.url = f"{engine.url}?deadline=2s"
+            cls.url = f"{engine.url}?deadline=10s"
             yield
 
     def open_loop(self) -> Store:

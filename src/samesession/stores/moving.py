@@ -75,6 +75,9 @@ class Moving:
             return await (self._old if self._write_old else self._new).commit(delta)
         for _ in range(TRIES):
             outcome = await self._new.commit(delta)
+            if isinstance(outcome, Ended) and outcome.mark.token == delta.token:
+                # This commit took the last key away; a mover that died may have left it here.
+                await self._old.end(delta.key, _ending_of(outcome.mark))
             if not isinstance(outcome, Absent):
                 return outcome
             if self._write_old:
@@ -93,7 +96,9 @@ class Moving:
         """See `Store`: in both, so that nothing can bring it back from either."""
         found = await self._new.load(key)
         if isinstance(found, Mark):
-            return await self._standing(found, key)
+            stands = await self._standing(found, key)
+            await self._old.end(key, _ending_of(stands))  # whoever ended it may have died
+            return stands
         if found is None:
             found = await self._in_old(key)
             if isinstance(found, Mark) and not _has_moved(found, key):
@@ -171,7 +176,9 @@ class Moving:
         if found.origin.principal is not None:
             await self._new.admit(found.origin.principal, key, found.origin.absolute_ms)
         outcome = await self._new.commit(_copy(found))
-        if isinstance(outcome, Ended):  # a logout was quicker; it ends the old one itself
+        if isinstance(outcome, Ended):
+            # A logout was quicker, and its server may die before it comes to the old one.
+            await self._old.end(key, _ending_of(outcome.mark))
             return outcome.mark
         token = found.commits[-1].token  # whoever moves the same contents is the same mover
         moved = Ending(Reason.ROTATED, self._clock_ms(), token, key)

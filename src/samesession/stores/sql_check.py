@@ -23,7 +23,12 @@ from samesession.stores.sql_wire import codes_of, in_a_line
 log = logging.getLogger("samesession")
 
 T = TypeVar("T")
+
+START_S = 2.0
+"""A process that starts has more time than a request; a database that is away must not stop it."""
+
 PATIENCE_S = 5.0
+"""For somebody at a terminal."""
 
 CREATE = "samesession doctor URL --create makes it, --sql prints the statements"
 
@@ -43,7 +48,7 @@ def checked(target: Target) -> Target:
     if target.dialect == "sqlite":
         with suppress(OSError):  # it will say so itself
             os.close(os.open(target.url.database or "", os.O_CREAT | os.O_RDWR, 0o600))
-    engine = target.thread_engine(once=True)
+    engine = _patient(target, START_S).thread_engine(once=True)
     try:
         with engine.connect() as connection:
             if target.dialect == "sqlite" and schema_of(connection, target) is None:
@@ -73,7 +78,7 @@ def once(target: Target, work: Callable[[Connection], T]) -> T:
     Raises:
         ConfigError: the database's own words when it cannot be done.
     """
-    engine = replace(target, deadline_s=max(target.deadline_s, PATIENCE_S)).thread_engine(once=True)
+    engine = _patient(target, PATIENCE_S).thread_engine(once=True)
     try:
         with engine.connect() as connection:
             return work(connection)
@@ -125,6 +130,10 @@ def create(connection: Connection, target: Target) -> None:
         connection.exec_driver_sql(undo)
         raise
     connection.exec_driver_sql(end)
+
+
+def _patient(target: Target, seconds: float) -> Target:
+    return replace(target, deadline_s=max(target.deadline_s, seconds))
 
 
 def ddl(target: Target) -> Sequence[str]:
