@@ -91,7 +91,7 @@ def plain(instance: object) -> Fields:
 
 def _convert(fields: Fields, kind: type[T]) -> T:
     if hasattr(kind, "model_validate"):
-        return cast(T, kind.model_validate(fields))
+        return cast(T, cast(Any, kind).model_validate(fields))
     return msgspec.convert(fields, kind, builtin_types=_KEPT)
 
 
