@@ -20,13 +20,16 @@ from samesession._bridge import ready
 from samesession._random import random_bytes
 from samesession.counts import Counts
 from samesession.errors import RetryableError
-from samesession.lab import engines
+from samesession.lab import databases, engines
 from samesession.lifecycle import Lifecycle, Tools
 from samesession.session import Session
 from samesession.sessions import now_ms
 from samesession.settings import Limits
 from samesession.store import Store
+from samesession.stores.memcached import MemcachedStore
+from samesession.stores.moving import Moving
 from samesession.stores.redis import RedisStore
+from samesession.stores.sql import SqlStore
 from samesession.strategies import strategy_of
 from samesession.token import Signer
 
@@ -61,11 +64,15 @@ class Stepping:
 
 
 def stepping(store: Store) -> Store:
-    """The store, taking turns: at every command where it sends commands, else at every verb."""
-    if isinstance(store, RedisStore):
-        wired = copy(store)
+    """The store, taking turns: at every command or statement that it sends, else at every verb."""
+    if isinstance(store, RedisStore | SqlStore | MemcachedStore):
+        wired: Any = copy(store)
         wired._wire = Stepping(store._wire)
         return wired
+    if isinstance(store, Moving):
+        moving: Any = copy(store)
+        moving._old, moving._new = Stepping(store._old), Stepping(store._new)
+        return moving
     return Stepping(store)
 
 
@@ -202,14 +209,26 @@ class Scene:
             coroutine.close()
 
 
-@pytest.fixture(params=["memory", "local", "redis"])
+@pytest.fixture(params=["memory", "local", "redis", "sqlite", "memcached"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "redis":
         with engines.start() as engine:
             yield strategy_of(engine.url).open_threads()
         return
-    url = "memory://" if request.param == "memory" else f"sticky://{tmp_path}?size=8MB"
-    opened = strategy_of(url).open_loop()
+    if request.param == "memcached":
+        if "end_all" in request.node.name:
+            pytest.skip("memcached cannot sign out everywhere, and says so (test_stores.py)")
+        with databases.Memcached() as server:
+            opened = strategy_of(f"{server.url}?deadline=2s").open_threads()
+            yield opened
+            ready(opened.close())
+        return
+    urls = {
+        "memory": "memory://",
+        "local": f"sticky://{tmp_path}?size=8MB",
+        "sqlite": f"sqlite:///{tmp_path}/sessions.db",
+    }
+    opened = strategy_of(urls[request.param]).open_loop()
     yield opened
     ready(opened.close())
 
@@ -228,19 +247,21 @@ def test_no_login_or_rotation_outruns_an_end(store: Store, move: str, end: str) 
         moving, ending = scene.browsers
         assert ending.status == 200
         assert not scene.world.signed_in(scene.world.cookie), order
-        if not (move == "login" and _came_after(order, end)):
+        if not (move == "login" and _came_after(store, order, end)):
             assert not scene.world.signed_in(moving.answered), order
     assert tried > 20
 
 
-def _came_after(order: tuple[int, ...], end: str) -> bool:
+def _came_after(store: Store, order: tuple[int, ...], end: str) -> bool:
     """Whether a login began when the end had been done already: then it is a new one (S6)."""
+    sql = isinstance(store, SqlStore | MemcachedStore)
     if end == "logout":
-        return _nth(order, 0, LOADS) > _nth(order, 1, ENDS_ITS_OWN)
-    return _nth(order, 0, CREATES) > _nth(order, 1, LISTS_THE_INDEX)
+        return _nth(order, 0, LOADS) > _nth(order, 1, ENDS_ITS_OWN + sql)
+    return _nth(order, 0, CREATES - sql) > _nth(order, 1, LISTS_THE_INDEX)
 
 
-# Which of its turns a request uses for what; the first only brings it to its first call.
+# Which of its turns a request uses for what; the first only brings it to its first call. SQL and
+# Memcached have no index to enter before the record is made, and read before they end.
 LOADS, CREATES = 2, 4
 ENDS_ITS_OWN, LISTS_THE_INDEX = 3, 2
 
@@ -318,11 +339,13 @@ def test_a_logout_beats_every_late_write(store: Store) -> None:
 def test_two_rotations_leave_one_session(store: Store) -> None:
     """The second finds the record ended by the first, and ends its own."""
     for order, scene in orders(lambda: World(store), rotate, rotate):
-        held = ready(scene.world.plain.held_by("ann"))
-        handles = {entry.handle for entry in held}
         shown = [scene.world.shows(browser.answered) for browser in scene.browsers]
         alive = [session.handle for session in shown if session is not None]
         assert len(alive) == 1, order
+        if isinstance(store, MemcachedStore):
+            continue  # it cannot list
+        held = ready(scene.world.plain.held_by("ann"))
+        handles = {entry.handle for entry in held}
         assert alive[0] in handles
         for handle in handles:
             ready(scene.world.plain.end(handle))

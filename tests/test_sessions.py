@@ -269,7 +269,7 @@ def test_one_corrupt_key_costs_only_itself(world: World, ann: Browser) -> None:
 
 def test_a_token_for_another_users_record_needs_our_signature(world: World, ann: Browser) -> None:
     token = ann.token
-    forged = Token(id_from(b"\x00" * 16), token.version, token.absolute_ms)
+    forged = Token.of(id_from(b"\x00" * 16), token.version, token.absolute_ms)
     foreign = World(keys=(b"f" * 32,)).sessions._tools.signer
     assert world.calls_of(lambda: Browser(world, foreign.dumps(forged).encode()).visits()) == []
 

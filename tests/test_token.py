@@ -21,18 +21,18 @@ KEY, OLD_KEY, FOREIGN_KEY = b"k" * 32, b"o" * 32, b"f" * 32
 NOW = 1_795_366_800_000
 SIGNER = Signer((KEY, OLD_KEY))
 TOKENS = st.builds(
-    Token,
+    Token.of,
     st.binary(min_size=ID_BYTES, max_size=ID_BYTES).map(id_from),
     st.builds(Version, st.integers(1, 9_999_999_999), st.binary(min_size=2, max_size=2)),
     st.integers(NOW + 1, 999_999_999_999_999),
 )
-VALID = SIGNER.dumps(Token(id_from(b"\xff" * 16), Version(17, b"\x3f\xa9"), NOW + 1))
+VALID = SIGNER.dumps(Token.of(id_from(b"\xff" * 16), Version(17, b"\x3f\xa9"), NOW + 1))
 COOKIE_CHARACTERS = string.ascii_letters + string.digits + "-_.~!*'()%+/= "
 
 
 @given(TOKENS)
-@example(Token(id_from(b"\x00" * 16), Version(1, b"\x00\x00"), NOW + 1))
-@example(Token(id_from(b"\xff" * 16), Version(9_999_999_999, b"\xff\xff"), 999_999_999_999_999))
+@example(Token.of(id_from(b"\x00" * 16), Version(1, b"\x00\x00"), NOW + 1))
+@example(Token.of(id_from(b"\xff" * 16), Version(9_999_999_999, b"\xff\xff"), 999_999_999_999_999))
 def test_a_token_comes_back_in_less_than_200_characters(token: Token) -> None:
     value = SIGNER.dumps(token)
     assert SIGNER.loads(value.encode("ascii"), now_ms=NOW) == token
@@ -90,7 +90,7 @@ def test_the_mac_has_one_spelling() -> None:
 
 
 def test_a_new_key_is_first_verified_and_then_signs() -> None:
-    token = Token(id_from(b"i" * 16), Version(1, b"ab"), NOW + 1)
+    token = Token.of(id_from(b"i" * 16), Version(1, b"ab"), NOW + 1)
     before, during, after = Signer((OLD_KEY,)), Signer((OLD_KEY, KEY)), Signer((KEY, OLD_KEY))
     dropped = Signer((KEY,))
     by_old, by_new = before.dumps(token).encode(), after.dumps(token).encode()
@@ -108,21 +108,22 @@ def test_keys_that_begin_alike_are_different_keys() -> None:
     long, longer = Signer((b"k" * 64,)), Signer((b"k" * 65,))
     assert (
         long.loads(
-            longer.dumps(Token(id_from(b"i" * 16), Version(1, b"ab"), NOW + 1)).encode(), now_ms=NOW
+            longer.dumps(Token.of(id_from(b"i" * 16), Version(1, b"ab"), NOW + 1)).encode(),
+            now_ms=NOW,
         )
         is Refusal.FORGED
     )
 
 
 def test_a_token_is_over_at_its_deadline_and_not_a_millisecond_earlier() -> None:
-    token = Token(id_from(b"i" * 16), Version(1, b"ab"), NOW)
+    token = Token.of(id_from(b"i" * 16), Version(1, b"ab"), NOW)
     value = SIGNER.dumps(token).encode()
     assert SIGNER.loads(value, now_ms=NOW - 1) == token
     assert SIGNER.loads(value, now_ms=NOW) is Refusal.EXPIRED
 
 
 def test_rotating_keys_moves_no_record_and_a_key_leads_nobody_back() -> None:
-    token = Token(id_from(b"i" * 16), Version(1, b"ab"), NOW)
+    token = Token.of(id_from(b"i" * 16), Version(1, b"ab"), NOW)
     assert token.key == key_of(token.id)
     assert len(token.key) == 32
     assert token.id not in token.key

@@ -1,15 +1,19 @@
-"""The command: ``samesession up`` and its options."""
+"""The command: ``samesession up``, ``doctor``, ``move``, and their options."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-from samesession.errors import ConfigError
+from samesession import move
+from samesession.doctor import examine
+from samesession.doctor.finding import Finding, Level
+from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.lab.fleet import run
 from samesession.lab.plan import DEMO, Plan
 
@@ -30,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return WRONG
     try:
-        options.run(options)
-    except ConfigError as error:
+        return int(options.run(options) or 0)
+    except (ConfigError, StoreUnavailableError) as error:
         print(f"samesession {options.command}: {error}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:  # before there was anything to end
@@ -45,6 +49,8 @@ def _arguments() -> _Parser:
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_up(commands.add_parser("up", help=_UP, description=_UP, epilog=_UP_MORE))
+    _add_doctor(commands.add_parser("doctor", help=_DOCTOR, description=_DOCTOR))
+    _add_move(commands.add_parser("move", help=_MOVE, description=_MOVE, epilog=_MOVE_MORE))
     return parser
 
 
@@ -105,6 +111,112 @@ def _up(options: argparse.Namespace) -> None:
         ),
         partial(print, flush=True),
     )
+
+
+_DOCTOR = (
+    "Look at the engine that a URL names and say what to do about it; exit code 1 when sessions "
+    "are or will be lost, 2 when it cannot be reached."
+)
+
+
+def _add_doctor(doctor: argparse.ArgumentParser) -> None:
+    doctor.add_argument("url", metavar="URL", help="such as redis://… or postgresql://…")
+    instead = doctor.add_mutually_exclusive_group()
+    instead.add_argument("--create", action="store_true", help="make the SQL table first")
+    instead.add_argument("--sql", action="store_true", help="only print the statements for it")
+    instead.add_argument(
+        "--restored",
+        nargs="?",
+        const="now",
+        metavar="WHEN",
+        help="end every session made before a backup was restored (now, or such as "
+        "2026-11-22T10:00): it has forgotten who logged out since",
+    )
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if options.sql:
+        print("\n\n".join(examine.statements(options.url)))
+        return 0
+    if options.restored is not None:
+        _tell(examine.restored(options.url, _moment(options.restored), lambda _number: None))
+        return 0
+    if options.create:
+        _tell(examine.create(options.url))
+    found = examine.examine(options.url)
+    for finding in found:
+        if not (options.create and finding.what == "schema"):
+            _tell(finding)
+    return int(any(finding.level is Level.BAD for finding in found))
+
+
+def _tell(finding: Finding) -> None:
+    way_out = f" → {finding.way_out}" if finding.way_out else ""
+    print(f"{finding.level:<4} {finding.what:<11} {finding.text}{way_out}", flush=True)
+
+
+def _moment(text: str) -> datetime | None:
+    if text == "now":
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise ConfigError(f"--restored {text!r} is no moment; write 2026-11-22T10:00") from None
+
+
+_MOVE = "Move every session from one store to another, while both serve."
+_MOVE_MORE = (
+    "First run every server with NEW?from=OLD&write=old, then every server with NEW?from=OLD, then "
+    "this. A move that was interrupted goes on where it was. When --check finds nothing left, run "
+    "every server with NEW."
+)
+
+
+def _add_move(moving: argparse.ArgumentParser) -> None:
+    moving.add_argument("old", metavar="OLD", help="the URL to leave")
+    moving.add_argument("new", metavar="NEW", help="the URL to move to")
+    moving.add_argument(
+        "--check", action="store_true", help="move nothing; exit code 1 if something is left"
+    )
+    moving.set_defaults(run=_move)
+
+
+def _move(options: argparse.Namespace) -> int:
+    bar = Bar(sys.stderr)
+    try:
+        done = move.run(options.old, options.new, bar.show, check=options.check)
+    except KeyboardInterrupt:
+        bar.end()
+        print("samesession move: stopped; run it again to go on", file=sys.stderr)
+        return 1
+    bar.end()
+    print(done)
+    return int(done.left > 0)
+
+
+class Bar:
+    """A progress bar where somebody watches, and nothing otherwise."""
+
+    def __init__(self, out: TextIO) -> None:
+        """Draw on ``out``."""
+        self._out = out
+        self._watched = out.isatty()
+        self._drawn = False
+
+    def show(self, done: int, total: int) -> None:
+        """Draw it anew."""
+        if self._watched:
+            filled = 30 * done // max(total, 1)
+            bar = "█" * filled + "·" * (30 - filled)
+            self._out.write(f"\r{bar} {done} of {total}")
+            self._out.flush()
+            self._drawn = True
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._drawn:
+            self._out.write("\n")
 
 
 def _version() -> str:

@@ -189,8 +189,6 @@ class Lifecycle:
                 await self._logout(life)
                 life.leaving = None
             return
-        if self.only_read(session):
-            return
         if life.failure is not None:
             if life.failed:
                 raise life.failure.with_traceback(None)
@@ -250,9 +248,10 @@ class Lifecycle:
     async def _change(self, session: Session, life: Life, record: Record) -> None:
         now = self._clock()
         changes, idle_until = session.changes(), self._touch(record, now)
-        if not (changes or idle_until):
+        changed = bool(changes.sets or changes.removes)
+        if not (changed or idle_until):
             return
-        if changes and idle_until:
+        if changed and idle_until:
             idle_until = min(now + self._tools.limits.idle_ms, record.origin.absolute_ms)
         delta = Delta(
             key=record.key,
@@ -273,17 +272,20 @@ class Lifecycle:
         if not isinstance(outcome, Applied):
             self._refused(session, life, delta, changes, outcome)
             return
-        now_known = after(record, delta, outcome)
-        if not changes:
+        if not changed:
             self._counts.add("touched")
-            life.record = now_known
+            life.record = after(record, delta, outcome)
             return
         self._counts.add("committed")
-        if now_known is outcome.record:
-            decoded_too(now_known, record, changes)
-        elif not alone(record, delta, outcome):
+        if not alone(record, delta, outcome):
             self._counts.add("merged")
-        self._keep(session, life, changes, now_known)
+            known = after(record, delta, outcome)
+        elif outcome.record is None:
+            known = after(record, delta, outcome)
+        else:
+            known = outcome.record
+            decoded_too(known, record, changes)
+        self._keep(session, life, changes, known)
 
     def _refused(
         self, session: Session, life: Life, delta: Delta, changes: Changes, outcome: Outcome

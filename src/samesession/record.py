@@ -257,8 +257,6 @@ def alone(record: Record, delta: Delta, applied: Applied) -> bool:
 
 def after(record: Record, delta: Delta, applied: Applied) -> Record:
     """The record as the sender of a delta knows it now: its snapshot, and its own change."""
-    if applied.record is not None and delta.changes and alone(record, delta, applied):
-        return applied.record
     return Record(
         record.key,
         record.origin,

@@ -245,7 +245,7 @@ class Session(dict[str, Any]):
         raw = encode(key, value)
         life = self._life
         if life.room is None:
-            life.room = life.size_limit - _weight(life.saved)
+            life.room = life.size_limit - self._weight_of_saved()
         life.room -= len(raw) + (len(key) if key.isascii() else len(key.encode()))
         if life.room < 0:
             self._weigh({key: raw})
@@ -445,10 +445,18 @@ class Session(dict[str, Any]):
         sets = {key: encode(key, value) for key, value in new.items()}
         life = self._life
         if life.room is None:
-            life.room = life.size_limit - _weight(life.saved)
+            life.room = life.size_limit - self._weight_of_saved()
         life.room -= _weight(sets)
         if life.room < 0:
             self._weigh(sets)
+
+    def _weight_of_saved(self) -> int:
+        life = self._life
+        known = None if life.record is None else life.record.__dict__.get(_DECODED)
+        if known is None or life.record is None or life.saved is not life.record.values:
+            return _weight(life.saved)
+        known.weight = known.weight or _weight(life.saved)
+        return int(known.weight)
 
     def _weigh(self, sets: Mapping[str, bytes]) -> None:
         """Add up exactly: what was removed or replaced since counts no longer."""
@@ -466,17 +474,30 @@ class Session(dict[str, Any]):
             )
 
 
-def _contents(record: Record) -> tuple[dict[str, Any], Sequence[str]]:
-    """Decode a record, or of one that was decoded before only what can change in place.
+class _Decoded:
+    """What a record's values say, kept with the record: not to be changed.
 
-    Returns:
-        The contents, not to be changed, and the keys of those values that can change in place.
+    Attributes:
+        contents: every value that can be read.
+        changeable: keys of those that can change in place; they are decoded for each session anew.
+        weight: bytes of all keys and encoded values; 0 until somebody asks.
     """
+
+    __slots__ = ("changeable", "contents", "weight")
+
+    def __init__(self, contents: dict[str, Any], changeable: Sequence[str]) -> None:
+        self.contents = contents
+        self.changeable = changeable
+        self.weight = 0
+
+
+def _contents(record: Record) -> tuple[dict[str, Any], Sequence[str]]:
+    """Decode a record, or of one that was decoded before only what can change in place."""
     known = record.__dict__.get(_DECODED)
     if known is None:
-        known = record.__dict__[_DECODED] = decode_all(record.values)
-        return known
-    contents, changeable = known
+        known = record.__dict__[_DECODED] = _Decoded(*decode_all(record.values))
+        return known.contents, known.changeable
+    contents, changeable = known.contents, known.changeable
     if changeable:
         contents = {**contents}
         for key in changeable:
@@ -485,21 +506,27 @@ def _contents(record: Record) -> tuple[dict[str, Any], Sequence[str]]:
 
 
 def decoded_too(record: Record, before: Record, changes: Changes) -> None:
-    """Spare the next request the decoding of what this one did not change."""
-    known = before.__dict__.get(_DECODED)
+    """Spare the next request the decoding and weighing of what this one did not change."""
+    known: _Decoded | None = before.__dict__.get(_DECODED)
     if known is None:
         return
-    contents, changeable = {**known[0]}, known[1]
-    still = True
+    contents, changeable, weight = {**known.contents}, known.changeable, known.weight
+    still = not changes.removes
     for key, raw in changes.sets.items():
         value = contents[key] = decode_again(raw)
-        still = still and type(value) in ATOMS and key not in changeable
-    for key in changes.removes:
-        contents.pop(key, None)
-        still = False
+        if type(value) not in ATOMS or key in changeable:
+            still = False
+        if key in before.values:
+            weight += len(raw) - len(before.values[key])
+        else:
+            weight = 0
     if not still:
+        weight = 0
+        for key in changes.removes:
+            contents.pop(key, None)
         changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
-    record.__dict__[_DECODED] = contents, changeable
+    now = record.__dict__[_DECODED] = _Decoded(contents, changeable)
+    now.weight = weight if known.weight else 0
 
 
 def _weight(values: Mapping[str, bytes]) -> int:

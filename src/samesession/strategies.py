@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Literal, cast
@@ -12,6 +13,7 @@ from typing import Literal, cast
 from samesession.errors import ConfigError
 from samesession.settings import Url, redacted
 from samesession.store import Store
+from samesession.stores.moving import Moving
 
 Affinity = Literal["none", "cookie", "ip"]
 Opener = Callable[[Url], Store]
@@ -43,15 +45,27 @@ SCHEMES = {
     "redis+unix": Scheme("external", "samesession.stores.redis", extra="redis"),
     "valkey": Scheme("external", "samesession.stores.redis", extra="redis"),
     "valkeys": Scheme("external", "samesession.stores.redis", extra="redis"),
+    "memcached": Scheme("external", "samesession.stores.memcached", extra="memcached"),
+    "sqlite": Scheme("external", "samesession.stores.sql", extra="sql"),
+    "postgresql": Scheme("external", "samesession.stores.sql", extra="sql-postgresql"),
+    "mysql": Scheme("external", "samesession.stores.sql", extra="sql-mysql"),
+    "mariadb": Scheme("external", "samesession.stores.sql", extra="sql-mysql"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A URL understood: what it is called, what it needs, and how its store is opened."""
+    """A URL understood: what it is called, what it needs, and how its store is opened.
+
+    Attributes:
+        old: the strategy that is being left (``?from=``), if there is one.
+        write_old: the first step of leaving it (``&write=old``).
+    """
 
     url: Url
     row: Scheme
+    old: Strategy | None = None
+    write_old: bool = False
 
     @property
     def name(self) -> str:
@@ -66,20 +80,35 @@ class Strategy:
     @property
     def affinity(self) -> Affinity:
         """What the balancer must give for sessions to be found."""
+        if self.old is not None and self.old.affinity != "none":
+            return self.old.affinity
         return self.row.affinity
 
     @property
     def many_workers(self) -> bool:
         """Whether the worker processes of one server share the store."""
-        return self.row.many_workers
+        return self.row.many_workers and (self.old is None or self.old.many_workers)
 
     def open_loop(self) -> Store:
         """Open the store for event loops; nothing is connected before the first use."""
-        return self._opener("open_loop")(self.url)
+        return self._opened("open_loop")
 
     def open_threads(self) -> Store:
         """Open the store for threads: its coroutines never suspend (``samesession._bridge``)."""
-        return self._opener("open_threads")(self.url)
+        return self._opened("open_threads")
+
+    def _opened(self, opener: str) -> Store:
+        store = self._opener(opener)(self.url)
+        if self.old is None:
+            return store
+        old = self.old._opened(opener)
+        return Moving(old, store, lambda: time.time_ns() // 1_000_000, write_old=self.write_old)
+
+    def missing(self, error: ModuleNotFoundError) -> ConfigError:
+        """What to install when a client library is not there."""
+        return ConfigError(
+            f"{self.scheme}:// needs {error.name}; pip install 'samesession[{self.row.extra}]'"
+        )
 
     def _opener(self, name: str) -> Opener:
         try:
@@ -87,9 +116,7 @@ class Strategy:
         except ModuleNotFoundError as error:
             if not self.row.extra or (error.name or "").startswith("samesession"):
                 raise
-            raise ConfigError(
-                f"{self.scheme}:// needs {error.name}; pip install 'samesession[{self.row.extra}]'"
-            ) from None
+            raise self.missing(error) from None
         return cast("Opener", getattr(module, name))
 
 
@@ -105,7 +132,20 @@ def strategy_of(url: str) -> Strategy:
         near = difflib.get_close_matches(parsed.scheme, SCHEMES, n=1)
         hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(SCHEMES)}"
         raise ConfigError(f"{redacted(url)!r}: no strategy is called {parsed.scheme}://; {hint}")
-    return Strategy(parsed, row)
+    parameters = dict(parsed.parameters)
+    old, write = parameters.pop("from", None), parameters.pop("write", None)
+    if write is not None and (old is None or write != "old"):
+        raise ConfigError(f"{redacted(url)!r}: write={write}; it is write=old, beside from=OLD")
+    if old is None:
+        return Strategy(parsed, row)
+    left = strategy_of(old)
+    if left.old is not None:
+        raise ConfigError(f"{redacted(url)!r} moves from a move; finish that one first")
+    if replace(parsed, text="", parameters=parameters) == replace(left.url, text=""):
+        raise ConfigError(
+            f"{redacted(url)!r} moves to where it comes from; from= names the old one"
+        )
+    return Strategy(replace(parsed, parameters=parameters), row, left, write is not None)
 
 
 def _from_entry_points(scheme: str) -> Scheme | None:

@@ -19,7 +19,6 @@ from hashlib import blake2b
 from hmac import compare_digest
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
 
 from samesession.record import Key, Version
 
@@ -39,18 +38,18 @@ class Token(Struct, frozen=True, gc=False):
     """What a valid cookie says.
 
     Attributes:
-        key: the engine's key of this session; made of the id where it is not given.
+        key: the engine's key of this session (`key_of` the id).
     """
 
     id: str
     version: Version
     absolute_ms: int
-    key: Key = Key("")
+    key: Key
 
-    def __post_init__(self) -> None:
-        """Make the key."""
-        if not self.key:
-            force_setattr(self, "key", key_of(self.id))
+    @classmethod
+    def of(cls, id_: str, version: Version, absolute_ms: int) -> Token:
+        """Make the key of the id."""
+        return cls(id_, version, absolute_ms, key_of(id_))
 
 
 class Refusal(StrEnum):
@@ -91,9 +90,11 @@ class Signer:
 
     def dumps(self, token: Token) -> str:
         """The cookie's value: about 77 characters."""
-        number, tag = token.version.number, token.version.tag
-        body = f"{token.id}.{number}-{tag.hex()}.{token.absolute_ms}".encode()
-        value = body + b"." + _sign(self._macs[0], body)
+        version = token.version
+        body = f"{token.id}.{version.number}-{version.tag.hex()}.{token.absolute_ms}".encode()
+        signing = self._macs[0].copy()
+        signing.update(body)
+        value = b"%b.%b" % (body, signing.hexdigest().encode())
         self._remember(value, token)
         return value.decode()
 
@@ -121,7 +122,7 @@ class Signer:
         # What we signed is well formed: it is taken apart without another look.
         id_, version, absolute = body.decode().split(".")
         number, tag = version.split("-")
-        token = Token(id_, Version(int(number), bytes.fromhex(tag)), int(absolute))
+        token = Token.of(id_, Version(int(number), bytes.fromhex(tag)), int(absolute))
         self._remember(value, token)
         return token
 

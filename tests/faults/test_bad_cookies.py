@@ -156,7 +156,7 @@ class Headers:
             number = self.random.choice([1, 7, 2**32 - 1, 9_999_999_999])
             version = Version(number, self.random.randbytes(2))
             return signer.dumps(
-                Token(id_from(self.random.randbytes(16)), version, self.now + late)
+                Token.of(id_from(self.random.randbytes(16)), version, self.now + late)
             ).encode()
         if chance < 0.7:  # the same, with a mac that is nobody's
             return b"%s.%d-%04x.%d.%032x" % (

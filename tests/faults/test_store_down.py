@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
+from typing import Protocol
 
 import httpx
 import pytest
@@ -16,10 +17,10 @@ from scenarios.browser import Browser, sets_our_cookie
 from scenarios.conftest import Browsers, Figure
 from scenarios.site import Site, at_once, eventually
 from scenarios.test_sockets import POLICY_VIOLATION, Socket
+from tables import started
 
 from faults.proxy import Proxy
 from samesession.lab import engines
-from samesession.lab.engines import Engine
 
 DEADLINE_S = 0.250
 SLACK_S = 0.500
@@ -29,32 +30,50 @@ RECOVERY_S = 5.0
 ROUNDS = 16
 
 
+class Mortal(Protocol):
+    """What can be hurt: every engine of the laboratory."""
+
+    def kill(self) -> None: ...
+    def restart(self) -> None: ...
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+
+
 @dataclass
 class Weak:
     """A site and the engine that will be hurt."""
 
     site: Site
-    engine: Engine
+    engine: Mortal
 
 
-@pytest.fixture(scope="module")
-def weak() -> Iterator[Weak]:
-    durable = {"appendonly": "yes", "appendfsync": "always"}  # what it acknowledged it has kept
-    with engines.start(settings=durable) as engine, Site(engine.url) as site:
+@pytest.fixture(scope="module", params=["redis", "postgresql"])
+def weak(request: pytest.FixtureRequest) -> Iterator[Weak]:
+    with ExitStack() as stack:
+        engine: Mortal
+        if request.param == "redis":
+            durable = {"appendonly": "yes", "appendfsync": "always"}  # acknowledged is kept
+            started_ = stack.enter_context(engines.start(settings=durable))
+            engine, url = started_, started_.url
+        else:
+            url, server = stack.enter_context(started(request.param))
+            assert server is not None
+            engine = server
+        site = stack.enter_context(Site(url))
         yield Weak(site, engine)
         assert site.complaints() == []
 
 
-def killed(engine: Engine) -> None:
+def killed(engine: Mortal) -> None:
     engine.kill()
 
 
-def frozen(engine: Engine) -> None:
+def frozen(engine: Mortal) -> None:
     engine.freeze()
 
 
 @contextmanager
-def down(weak: Weak, how: Callable[[Engine], None]) -> Iterator[None]:
+def down(weak: Weak, how: Callable[[Mortal], None]) -> Iterator[None]:
     how(weak.engine)
     try:
         yield
@@ -122,7 +141,7 @@ def at_rest(site: Site) -> dict[str, tuple[int, int]]:
 
 @FAULTS
 def test_pages_without_the_session_are_untouched_and_the_rest_say_try_again(
-    weak: Weak, browsers: Browsers, figure: Figure, fault: Callable[[Engine], None]
+    weak: Weak, browsers: Browsers, figure: Figure, fault: Callable[[Mortal], None]
 ) -> None:
     site = weak.site
     strangers = [browsers(site) for _ in range(4)]
@@ -193,7 +212,7 @@ def test_every_freeze_is_recovered_from(weak: Weak, browsers: Browsers, figure: 
 
 @FAULTS
 def test_afterwards_files_and_threads_are_back_to_base(
-    weak: Weak, browsers: Browsers, figure: Figure, fault: Callable[[Engine], None]
+    weak: Weak, browsers: Browsers, figure: Figure, fault: Callable[[Mortal], None]
 ) -> None:
     site = weak.site
     ann = browsers(site)
@@ -234,7 +253,7 @@ def test_a_short_freeze_within_the_deadline_harms_nobody(weak: Weak, browsers: B
     assert 200 in [during_a_blink() for _ in range(3)]  # a crowded machine may make it a long one
 
 
-def blink(engine: Engine) -> None:
+def blink(engine: Mortal) -> None:
     engine.freeze()
     time.sleep(0.05)
     engine.thaw()

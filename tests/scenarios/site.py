@@ -9,16 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
+from tables import SERVERS, started
 
+from samesession.lab.daemon import Daemon
 from samesession.lab.fleet import Fleet
 from samesession.lab.plan import Plan
 
 T = TypeVar("T")
+STARTED = {"sqlite", *SERVERS}
 
 # Made once: httpx takes 20 ms to make one for each client, though everything here is plain http.
 TLS = ssl.create_default_context()
@@ -53,20 +57,29 @@ class Site:
         affinity: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.shared = strategy.startswith(("redis", "valkey"))
+        self.shared = not strategy.startswith(("memory", "sticky"))
         # Known here, so that a test can sign what only we could have signed.
         self.key = secrets.token_urlsafe(48)
-        self.plan = Plan(
-            strategy=strategy,
+        self.server: Daemon | None = None
+        self._strategy = strategy
+        self._make: Callable[[str], Plan] = lambda url: Plan(
+            strategy=url,
             servers=servers,
             affinity=affinity or ("none" if self.shared else None),  # type: ignore[arg-type]
             env={"SAMESESSION_KEYS": self.key, **(env or {})},
         )
-        self.fleet = Fleet(self.plan)
 
     def __enter__(self) -> Self:
-        self.fleet.__enter__()
-        self.fleet.wait_ready()
+        with ExitStack() as stack:
+            url, kind = self._strategy, self._strategy.removesuffix("://")
+            if kind in STARTED:
+                found, self.server = stack.enter_context(started(kind))
+                url = f"{found}?deadline=2s"  # these tests are about who is signed in, not speed
+            self.store_url = url
+            self.plan = self._make(url)
+            self.fleet = stack.enter_context(Fleet(self.plan))
+            self.fleet.wait_ready()
+            self._stack = stack.pop_all()
         self.url = self.fleet.url
         self.names = self.plan.names
         return self
@@ -77,7 +90,7 @@ class Site:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.fleet.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, error, trace)
 
     def door(self, name: str | None = None) -> str:
         """The address where a request for a server goes: past the balancer where that is right."""
@@ -121,6 +134,9 @@ class Sites:
         "memory": lambda: Site("memory://", servers=1),
         "sticky": lambda: Site("sticky://"),
         "redis": lambda: Site(PATIENT_REDIS),
+        "sqlite": lambda: Site("sqlite://?deadline=3s"),
+        "postgresql": lambda: Site("postgresql://?deadline=3s"),
+        "memcached": lambda: Site("memcached://?deadline=3s"),
     }
 
     def __init__(self) -> None:

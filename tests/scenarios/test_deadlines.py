@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from samesession._bridge import ready
+from samesession.stores.sql import SqlStore
+from samesession.strategies import strategy_of
 from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.raw import Wire
@@ -20,7 +23,7 @@ from scenarios.resp import Monitor
 from scenarios.site import PATIENT_REDIS, Site, Sites
 from scenarios.test_sockets import POLICY_VIOLATION, Socket
 
-STRATEGIES = ("memory", "sticky", "redis")
+STRATEGIES = ("memory", "sticky", "redis", "sqlite", "postgresql")
 SERVERS = ("s1", "s2", "s3")
 
 
@@ -122,11 +125,27 @@ def site_of(strategy: str, env: dict[str, str]) -> Site:
     return Site(url, servers=servers, env=env)
 
 
+TOGETHER = (("memory", "sticky", "redis"), ("sqlite", "postgresql"))
+"""What runs at the same time: all of it takes real seconds, and each server takes some to start."""
+
+
 @pytest.fixture(scope="module")
-def lived() -> Iterator[Callable[[str, str], Any]]:
-    """What happened on every strategy: all of it at the same time, since it takes real seconds."""
+def lived() -> Callable[[str, str], Any]:
+    """What happened on every strategy."""
+    known: dict[tuple[str, str], Future[Any]] = {}
+
+    def result(strategy: str, name: str) -> Any:
+        if (strategy, name) not in known:
+            (group,) = (group for group in TOGETHER if strategy in group)
+            known.update(live(group))
+        return known[strategy, name].result()
+
+    return result
+
+
+def live(strategies: tuple[str, ...]) -> dict[tuple[str, str], Future[Any]]:
     with ExitStack() as stack, ThreadPoolExecutor(40) as pool:
-        plans = [(strategy, env) for strategy in STRATEGIES for env in (BRIEF, QUICK)]
+        plans = [(strategy, env) for strategy in strategies for env in (BRIEF, QUICK)]
         sites = dict(
             zip(
                 [(strategy, id(env)) for strategy, env in plans],
@@ -136,16 +155,17 @@ def lived() -> Iterator[Callable[[str, str], Any]]:
         )
         results = {
             (strategy, name): pool.submit(run, sites[strategy, id(env)])
-            for strategy in STRATEGIES
+            for strategy in strategies
             for name, (env, run) in RUNS.items()
         }
         for future in results.values():
             future.exception()  # wait
         complaints = [line for site in sites.values() for line in site.complaints()]
         assert complaints == []
-        yield lambda strategy, name: results[strategy, name].result()
+        return results
 
 
+@pytest.mark.timeout(150)  # the first one waits for all of them
 @pytest.mark.parametrize("doing", ["reading", "writing", "rotating"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_active_session_lives_seven_seconds_of_eight_and_is_dead_after_nine(
@@ -275,3 +295,28 @@ def test_reads_of_a_local_store_write_no_more_often(sites: Sites, figure: Figure
                 ann.read()
             assert sites[strategy].all_counts()["touched"] == before  # idle 30 m: none is due
     figure("8 touches of 100 reads within idle/20: 0 (memory, sticky)")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_reading_costs_a_database_ten_writes_at_most(kind: str, figure: Figure) -> None:
+    with (
+        Site(f"{kind}://", env={"SAMESESSION_IDLE": f"{60 // SCALE}s"}) as site,
+        Browser(site) as ann,
+    ):
+        ann.login("ann")
+        began, reads = time.monotonic(), 0
+        while time.monotonic() < began + 20 / SCALE:
+            reads += 1
+            assert ann.read(SERVERS[reads % 3])["known"]
+            time.sleep(0.002)
+        took = time.monotonic() - began
+        store = strategy_of(site.store_url).open_threads()
+        assert isinstance(store, SqlStore)
+        row = ready(store._row(ann.read()["handle"]))
+        ready(store.close())
+        assert row is not None
+        touches = row[0] - 1  # every write of a row raises its version
+        due = took / (60 / SCALE / 20)
+        assert due / 2 <= touches <= 10 * max(1.0, took / (20 / SCALE))
+        assert site.complaints() == []
+    figure(f"8 touch budget: {touches} writes for {reads} reads in {took:.1f} s at idle 6 s")

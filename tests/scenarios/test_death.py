@@ -13,7 +13,7 @@ import pytest
 
 from scenarios.browser import Browser
 from scenarios.conftest import Figure
-from scenarios.site import PATIENT_REDIS, Site
+from scenarios.site import Site
 from scenarios.visitors import Failure, Visitor, visiting
 
 KILLS = int(os.environ.get("SAMESESSION_KILLS", "4"))
@@ -56,17 +56,17 @@ def kill(site: Site, name: str) -> Kill:
     return Kill(name, before, after, still_up, time.monotonic())
 
 
-@pytest.fixture(scope="module")
-def mortal_redis() -> Iterator[Site]:
-    with Site(PATIENT_REDIS) as site:
+@pytest.fixture(scope="module", params=["redis", "sqlite", "postgresql"])
+def mortal(request: pytest.FixtureRequest) -> Iterator[Site]:
+    with Site(f"{request.param}://?deadline=3s") as site:
         yield site
         assert site.complaints() == []
 
 
 def test_the_next_request_after_its_servers_death_has_the_write_and_the_login(
-    mortal_redis: Site, figure: Figure
+    mortal: Site, figure: Figure
 ) -> None:
-    site, kept = mortal_redis, 0
+    site, kept = mortal, 0
     jars = 25
     with ExitStack() as stack:
         everybody = [stack.enter_context(Browser(site)) for _ in range(jars)]
@@ -85,9 +85,9 @@ def test_the_next_request_after_its_servers_death_has_the_write_and_the_login(
 
 
 def test_under_load_a_killed_server_costs_what_was_in_flight_on_it_and_nothing_else(
-    mortal_redis: Site, figure: Figure
+    mortal: Site, figure: Figure
 ) -> None:
-    site, kills = mortal_redis, []
+    site, kills = mortal, []
     visitors = [Visitor(site, f"v{seed}", seed) for seed in range(VISITORS)]
     with visiting(visitors):
         time.sleep(1)  # load before, between and after

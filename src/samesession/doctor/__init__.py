@@ -1,0 +1,1 @@
+"""``samesession doctor``: what an engine is like, and what to do about it; cli prints it."""

@@ -1,0 +1,228 @@
+"""``sqlite://``, ``postgresql://``, ``mysql://``, ``mariadb://``: a row a session, guarded.
+
+URL: ``postgresql://user:password@host[:5432]/database``, ``mysql://…``, ``sqlite:///file.db``.
+Parameters: ``deadline=250ms`` for each statement, ``pool=10`` connections a process, ``table=``,
+``tls=1`` (verified), ``ca=FILE``, ``socket=PATH``. The table is made by ``samesession doctor URL
+--create``; SQLite's is made when it is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import blake2b
+
+from sqlalchemy.sql import Executable
+
+from samesession.errors import StoreUnavailableError
+from samesession.record import (
+    MARK_MS,
+    Delta,
+    Ending,
+    Key,
+    Mark,
+    Outcome,
+    Record,
+    Version,
+    finish,
+    merge,
+)
+from samesession.settings import Url
+from samesession.store import Store, end_with_successors
+from samesession.stores.blob import dumps, forget_ms, loads, readable
+from samesession.stores.sql_check import checked
+from samesession.stores.sql_drivers import Target
+from samesession.stores.sql_table import Statements
+from samesession.stores.sql_wire import (
+    ConflictError,
+    LoopWire,
+    Row,
+    ThreadWire,
+    Wire,
+)
+
+TRIES = 100
+"""Each time that one request must try again, another one's write has succeeded."""
+
+BATCH = 1000
+"""Rows a statement when all sessions of a principal are read or ended."""
+
+SWEEP_BATCH = 200
+SWEEP_EVERY_MS = 1000
+CLOCKS_APART_MS = 10 * 60_000
+"""Rows stay so much longer than they must: a server whose clock is ahead sweeps nothing early."""
+
+
+class SqlStore:
+    """Records and marks in one table; `merge` and `finish` decide, a version guards the writing."""
+
+    lags = False
+
+    def __init__(self, wire: Wire, table: str, clock_ms: Callable[[], int]) -> None:
+        """Name the table; nothing is connected yet."""
+        self.suspends = wire.suspends
+        self._wire = wire
+        self._say = Statements(table)
+        self._clock_ms = clock_ms
+        self._sweep_at = 0
+
+    async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
+        """See `Store`; the primary is asked, so it covers all that exists."""
+        row = await self._row(key)
+        return None if row is None else loads(key, row[1])
+
+    async def commit(self, delta: Delta) -> Outcome:
+        """See `Store`."""
+        # Nobody has the key of a record that is to be made; its first writing is also the look.
+        row = None if delta.origin is not None else await self._row(delta.key)
+        for _ in range(TRIES):
+            stored = None if row is None else loads(delta.key, row[1])
+            outcome, written = merge(stored, delta)
+            if written is None:
+                return outcome
+            if await self._written(delta.key, row, written):
+                await self._sweep()
+                return outcome
+            row = await self._row(delta.key)
+        raise StoreUnavailableError(f"session {delta.key} was changed {TRIES} times meanwhile")
+
+    async def end(self, key: Key, ending: Ending) -> Mark:
+        """See `Store`; what cannot be read is ended too."""
+        for _ in range(TRIES):
+            row = await self._row(key)
+            stored = None if row is None else readable(key, row[1])
+            mark = finish(stored, ending)
+            if mark is stored or await self._written(key, row, mark):
+                return mark
+        raise StoreUnavailableError(f"session {key} was changed {TRIES} times meanwhile")
+
+    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+        """See `Store`; the records themselves are the index."""
+
+    async def dismiss(self, principal: str, key: Key) -> None:
+        """See `Store`; the records themselves are the index."""
+
+    async def held_by(self, principal: str) -> list[Record]:
+        """See `Store`."""
+        now = self._clock_ms()
+        rows = await self._rows(self._say.held, _owner(principal))
+        held = [readable(Key(key), raw) for key, raw in rows]
+        live = [
+            record
+            for record in held
+            if isinstance(record, Record)
+            and record.origin.principal == principal
+            and record.ends_ms > now
+        ]
+        return sorted(live, key=lambda record: record.origin.created_ms)
+
+    async def end_all(self, principal: str, ending: Ending, *, keep: Key | None = None) -> int:
+        """See `Store`: all that were there, and what these went on as meanwhile."""
+        owner = _owner(principal)
+        found = await self._live(owner, keep)
+        alive = [key for key, forget in found.items() if forget - MARK_MS > ending.at_ms]
+        over = sorted(found.keys() - set(alive))
+        ended = await self._end_many(alive, ending)
+        await self._end_many(over, ending)
+        late = (await self._live(owner, keep)).keys() - found.keys()
+        if late:
+            # Whoever rotated before we came to it had made its successor before; so it is in sight.
+            for key, raw in await self._rows(self._say.marks, owner):
+                mark = readable(Key(key), raw)
+                if key != keep and isinstance(mark, Mark) and mark.successor in late:
+                    last = await end_with_successors(self, mark.successor, ending)
+                    ended += last.token == ending.token
+        return ended
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await self._wire.close()
+
+    async def keys(self, cursor: str, most: int) -> tuple[list[Key], str]:
+        """See `samesession.stores.listing.Listing`; in the order of the primary key."""
+        rows = await self._wire.rows(self._say.page, after=cursor, most=most)
+        keys = [Key(key) for (key,) in rows]
+        return keys, keys[-1] if len(keys) == most else ""
+
+    async def _row(self, key: Key) -> Row | None:
+        rows = await self._wire.rows(self._say.load, key=key)
+        return rows[0] if rows else None
+
+    async def _written(self, key: Key, row: Row | None, value: Record | Mark) -> bool:
+        """Write where nothing was, or where what was read still is."""
+        over = int(isinstance(value, Mark))
+        raw, until = dumps(value), forget_ms(value)
+        try:
+            if row is not None:
+                values = {"key": key, "seen": row[0], "over": over, "until": until, "raw": raw}
+                return await self._wire.change(self._say.update, **values) == 1
+            owner = None
+            if isinstance(value, Record) and value.origin.principal is not None:
+                owner = _owner(value.origin.principal)
+            values = {"key": key, "over": over, "owner": owner, "until": until, "raw": raw}
+            return await self._wire.insert(self._say.insert, **values)
+        except ConflictError:
+            return False
+
+    async def _live(self, owner: str, keep: Key | None) -> dict[Key, int]:
+        rows = await self._rows(self._say.live, owner)
+        return {Key(key): forget for key, forget in rows if key != keep}
+
+    async def _rows(self, statement: Executable, owner: str) -> list[Row]:
+        """A principal's rows, page by page."""
+        found: list[Row] = []
+        while True:
+            after = found[-1][0] if found else ""
+            page = await self._wire.rows(statement, owner=owner, after=after, most=BATCH)
+            found += page
+            if len(page) < BATCH:
+                return found
+
+    async def _end_many(self, keys: Sequence[Key], ending: Ending) -> int:
+        """End rows that are no marks yet; returns how many this call ended."""
+        mark = finish(None, ending)
+        values = {"until": forget_ms(mark), "raw": dumps(mark)}
+        keys, ended = sorted(keys), 0  # in one order everywhere, so that two do not deadlock
+        for at in range(0, len(keys), BATCH):
+            batch = keys[at : at + BATCH]
+            for _ in range(TRIES):
+                with suppress(ConflictError):
+                    ended += await self._wire.change(self._say.end_many, keys=batch, **values)
+                    break
+            else:
+                raise StoreUnavailableError(f"{len(batch)} sessions are locked by others")
+        return ended
+
+    async def _sweep(self) -> None:
+        """Delete a batch of what is over, now and then; more often while there is more."""
+        now = self._clock_ms()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + SWEEP_EVERY_MS
+        with suppress(StoreUnavailableError, ConflictError):
+            before = now - CLOCKS_APART_MS
+            swept = await self._wire.sweep(self._say, before_ms=before, most=SWEEP_BATCH)
+            if swept == SWEEP_BATCH:
+                self._sweep_at = 0
+
+
+def _owner(principal: str) -> str:
+    return blake2b(principal.encode(), digest_size=16).hexdigest()
+
+
+def _clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def open_loop(url: Url) -> Store:
+    """Open for event loops; SQLite's store never suspends and serves both."""
+    target = checked(Target.of(url))
+    wire = ThreadWire(target) if target.dialect == "sqlite" else LoopWire(target)
+    return SqlStore(wire, target.table, _clock_ms)
+
+
+def open_threads(url: Url) -> Store:
+    """Open for threads."""
+    target = checked(Target.of(url))
+    return SqlStore(ThreadWire(target), target.table, _clock_ms)

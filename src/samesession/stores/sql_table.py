@@ -1,0 +1,179 @@
+"""The one table of the SQL store, and every statement that is ever sent to it.
+
+A row is a record or the mark of an ended one, as bytes; its other columns are for finding and
+guarding. There is no upsert: rows are inserted, or changed where they still are what was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Delete,
+    Index,
+    Insert,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.engine import Dialect
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+from sqlalchemy.sql import Executable
+
+SCHEMA = 1
+"""Of the table; stored as the version of the row `SCHEMA_ID`, and compared when a store opens."""
+
+SCHEMA_ID = "schema"
+"""No session has this key: theirs are 32 hexadecimal digits."""
+
+_FOR_EVER_MS = 253_402_300_799_999
+
+
+def _text(length: int) -> Any:
+    # Compared byte by byte everywhere; SQLite's strict tables know TEXT only.
+    kind = String(length).with_variant(sqlite.TEXT(), "sqlite")
+    bytewise = mysql.VARCHAR(length, charset="ascii", collation="ascii_bin")
+    return kind.with_variant(bytewise, "mysql", "mariadb")
+
+
+def _number(kind: Any) -> Any:
+    return kind.with_variant(sqlite.INTEGER(), "sqlite")
+
+
+class Statements:
+    """The statements over a table of a given name."""
+
+    def __init__(self, name: str) -> None:
+        """Describe the table; nothing is sent."""
+        table = self.table = Table(
+            name,
+            MetaData(),
+            Column("id", _text(64), primary_key=True),
+            Column("version", _number(BigInteger()), nullable=False),
+            Column("ended", _number(SmallInteger()), nullable=False),
+            # A hash of the principal: names differ in length, case and accents, hashes do not.
+            Column("principal", _text(32), nullable=True),
+            Column("forget_ms", _number(BigInteger()), nullable=False),
+            Column(
+                "data",
+                LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb"),
+                nullable=False,
+            ),
+            sqlite_strict=True,
+            mysql_engine="InnoDB",
+            mariadb_engine="InnoDB",
+            postgresql_with={"fillfactor": 80},  # room for the next version on the same page
+        )
+        self._indexes = (
+            Index(f"{name}_principal", table.c.principal, table.c.ended, table.c.id),
+            Index(f"{name}_forget_ms", table.c.forget_ms),
+        )
+        mine = table.c.id == bindparam("key")
+        # No number that somebody writes there makes the next one impossible.
+        following = table.c.version % literal_column(str(1 << 62)) + 1
+        self.load: Executable = select(table.c.version, table.c.data).where(mine)
+        self.insert: Insert = insert(table).values(
+            id=bindparam("key"),
+            version=1,
+            ended=bindparam("over"),
+            principal=bindparam("owner"),
+            forget_ms=bindparam("until"),
+            data=bindparam("raw"),
+        )
+        self.update: Update = (
+            update(table)
+            .where(mine, table.c.version == bindparam("seen"))
+            .values(
+                version=following,
+                ended=bindparam("over"),
+                forget_ms=bindparam("until"),
+                data=bindparam("raw"),
+            )
+        )
+        # In pages: a principal may hold more than can be read within a deadline.
+        self.held: Executable = _page(table, table.c.data, ended=0)
+        self.live: Executable = _page(table, table.c.forget_ms, ended=0)
+        self.marks: Executable = _page(table, table.c.data, ended=1)
+        self.end_many: Update = (
+            update(table)
+            .where(table.c.id.in_(bindparam("keys", expanding=True)), table.c.ended == 0)
+            .values(
+                version=following,
+                ended=1,
+                forget_ms=bindparam("until"),
+                data=bindparam("raw"),
+            )
+        )
+        # Rows that another server is deleting are skipped where the engine can, so that sweeping
+        # servers neither wait for each other nor deadlock. SQLite has one writer at a time.
+        over = (
+            select(table.c.id)
+            .where(table.c.forget_ms < bindparam("before"))
+            .order_by(table.c.forget_ms)
+            .limit(bindparam("most"))
+            .with_for_update(skip_locked=True)
+        )
+        self.over: Executable = over
+        self.sweep: Delete = delete(table).where(table.c.id.in_(over))
+        self.drop_many: Delete = delete(table).where(
+            table.c.id.in_(bindparam("keys", expanding=True)),
+            table.c.forget_ms < bindparam("before"),
+        )
+        self.page: Executable = (
+            select(table.c.id)
+            .where(table.c.id > bindparam("after"), table.c.id != SCHEMA_ID, table.c.ended == 0)
+            .order_by(table.c.id)
+            .limit(bindparam("most"))
+        )
+        self.schema: Executable = select(table.c.version).where(table.c.id == SCHEMA_ID)
+        self.backlog: Executable = (
+            select(func.count()).select_from(table).where(table.c.forget_ms < bindparam("before"))
+        )
+
+    def stamp(self, dialect: Dialect) -> Insert:
+        """The row that says which schema this is."""
+        nothing: Any = literal_column("''" if dialect.name == "postgresql" else "X''")
+        return insert(self.table).values(
+            id=SCHEMA_ID,
+            version=SCHEMA,
+            ended=1,
+            principal=None,
+            forget_ms=_FOR_EVER_MS,
+            data=nothing,
+        )
+
+    def ddl(self, dialect: Dialect) -> Sequence[str]:
+        """The statements that make the table, in an engine's own words."""
+        made: list[ExecutableDDLElement] = [CreateTable(self.table)]
+        made += [CreateIndex(index) for index in self._indexes]
+        texts = [str(element.compile(dialect=dialect)).strip() for element in made]
+        stamp = self.stamp(dialect).compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+        return [*texts, str(stamp)]
+
+
+def _page(table: Table, column: Any, *, ended: int) -> Executable:
+    """A principal's rows in the order of the index, after a key."""
+    return (
+        select(table.c.id, column)
+        .where(
+            table.c.principal == bindparam("owner"),
+            table.c.ended == ended,
+            table.c.id > bindparam("after"),
+        )
+        .order_by(table.c.id)
+        .limit(bindparam("most"))
+    )
