@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Literal, cast
@@ -64,8 +64,8 @@ class Strategy:
 
     url: Url
     row: Scheme
-    old: Strategy | None = None
-    write_old: bool = False
+    old: Strategy | None = field(default=None, kw_only=True)
+    write_old: bool = field(default=False, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -145,7 +145,9 @@ def strategy_of(url: str) -> Strategy:
         raise ConfigError(
             f"{redacted(url)!r} moves to where it comes from; from= names the old one"
         )
-    return Strategy(replace(parsed, parameters=parameters), row, left, write is not None)
+    return Strategy(
+        replace(parsed, parameters=parameters), row, old=left, write_old=write is not None
+    )
 
 
 def _from_entry_points(scheme: str) -> Scheme | None:

@@ -1,0 +1,225 @@
+"""What a store's steps cost as it fills: ``python -m bench.growth [--sizes 1000 100000 1000000]``.
+
+Each engine is filled with so many sessions, of which some principals hold 1, 100 and 10 000; then
+single steps are timed on one connection, blocking, as threads would. The engine shares the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.machine import machine, revision
+from samesession._bridge import ready
+from samesession.lab import databases, engines
+from samesession.record import Delta, Key, Record, made
+from samesession.settings import Url
+from samesession.store import Store
+from samesession.stores import sql, sql_check
+from samesession.stores.blob import dumps, forget_ms
+from samesession.stores.local import LocalStore, _put
+from samesession.stores.redis import RedisStore, _arguments
+from samesession.stores.sql import SqlStore
+from samesession.stores.sql_drivers import Target
+from samesession.strategies import strategy_of
+from samesession.testing import changed, created, fresh_key, now_ms
+
+RESULTS = Path(__file__).parent / "growth.md"
+HOLDERS = {"one": 1, "hundred": 100, "many": 10_000}
+PAYLOAD = {f"key{number}": b"\xd9\x40" + b"x" * 64 for number in range(8)}  # about 575 bytes
+TIMES = 300
+BATCH = 2000
+OVER = 200
+
+
+@contextmanager
+def stores() -> Iterator[dict[str, Store]]:
+    """One of each kind, open for threads."""
+    with (
+        TemporaryDirectory(dir="/dev/shm") as folder,  # noqa: S108
+        engines.start() as redis,
+        databases.Postgres({"shared_buffers": "256MB"}) as postgres,
+    ):
+        target = Target.of(Url.parse(postgres.url))
+        sql_check.once(target, lambda connection: sql_check.create(connection, target))
+        urls = {
+            "LMDB": f"sticky://{folder}/lmdb?size=4GB",
+            "SQLite": f"sqlite:///{folder}/sessions.db?deadline=60s",
+            "PostgreSQL": f"{postgres.url}?deadline=60s",
+            "Redis": f"{redis.url}?deadline=60s",
+        }
+        opened = {name: strategy_of(url).open_threads() for name, url in urls.items()}
+        yield opened
+        for store in opened.values():
+            ready(store.close())
+
+
+def fill(store: Store, number: int, principal: Callable[[int], str]) -> list[Key]:
+    """Make so many sessions, past the protocol where there is a quicker way in."""
+    keys: list[Key] = []
+    for at in range(0, number, BATCH):
+        deltas = [
+            created(fresh_key(), principal(at + more), **PAYLOAD)
+            for more in range(min(BATCH, number - at))
+        ]
+        _write(store, deltas)
+        keys += [delta.key for delta in deltas]
+    return keys
+
+
+def _write(store: Store, deltas: list[Delta]) -> None:
+    if isinstance(store, RedisStore):
+        commands: list[tuple[str | bytes | int, ...]] = []
+        for delta in deltas:
+            origin = delta.origin
+            assert origin is not None
+            index = f"{store._principal}{origin.principal}"
+            commands.append(("ZADD", index, origin.absolute_ms, delta.key))
+            name = store._session + delta.key
+            commands.append(("EVALSHA", COMMIT_SHA, 1, name, *_arguments(delta)))
+        ready(store._wire.many(commands))
+        return
+    records: list[Record] = []
+    for delta in deltas:
+        assert delta.origin is not None
+        records.append(made(delta, delta.origin))
+    if isinstance(store, LocalStore):
+        with store._writing() as txn:
+            for record in records:
+                _put(txn, record.key, record, before=None)
+        return
+    assert isinstance(store, SqlStore)
+    rows = [
+        {
+            "key": record.key,
+            "over": 0,
+            "owner": sql._owner(record.origin.principal or ""),
+            "until": forget_ms(record),
+            "raw": dumps(record),
+        }
+        for record in records
+    ]
+    statement = store._say.insert
+    ready(store._wire._run(lambda connection: connection.execute(statement, rows)))  # type: ignore[attr-defined]
+
+
+def microseconds(step: Callable[[int], object], times: int = TIMES) -> float:
+    """The median of single steps."""
+    taken = []
+    for number in range(times):
+        began = time.perf_counter()
+        step(number)
+        taken.append((time.perf_counter() - began) * 1e6)
+    return statistics.median(taken)
+
+
+def measured(store: Store, size: int) -> dict[str, float]:
+    """Fill up to a size, and time each step."""
+    held = {name: f"{name}-{size}" for name in HOLDERS}
+    for name, number in HOLDERS.items():
+        if number < size:
+            fill(store, number, lambda _at, name=name: held[name])  # type: ignore[misc]
+    keys = fill(store, size, lambda at: f"p{size}-{at}")
+    step = max(len(keys) // TIMES, 1)
+    chosen = keys[::step][:TIMES]
+    figures = {
+        "load": microseconds(lambda at: ready(store.load(chosen[at % len(chosen)]))),
+        "commit": microseconds(
+            lambda at: ready(store.commit(changed(chosen[at % len(chosen)], key0=b"\x01")))
+        ),
+    }
+    for name, number in HOLDERS.items():
+        if number < size:
+            times = 50 if number < 1000 else 3
+            ask = microseconds(lambda _at, name=name: ready(store.held_by(held[name])), times)  # type: ignore[misc]
+            figures[f"held_by {number}"] = ask
+    figures["sweep"] = _sweep(store)
+    return figures
+
+
+def _sweep(store: Store) -> float:
+    """Deleting a batch that is over; Redis does it by itself."""
+    if isinstance(store, RedisStore):
+        return float("nan")
+    long_ago = now_ms() - 3 * 3_600_000
+    deltas = []
+    for _ in range(OVER):
+        delta = created(fresh_key(), "over", **PAYLOAD)
+        deltas.append(_earlier(delta, long_ago))
+    _write(store, deltas)
+    began = time.perf_counter()
+    if isinstance(store, LocalStore):
+        while store._sweep():
+            pass
+    else:
+        assert isinstance(store, SqlStore)
+        store._sweep_at = 0
+        ready(store._sweep())
+    return (time.perf_counter() - began) * 1e6
+
+
+def _earlier(delta: Delta, ms: int) -> Delta:
+    from msgspec.structs import replace
+
+    assert delta.origin is not None
+    return replace(delta, idle_until_ms=ms, origin=replace(delta.origin, absolute_ms=ms))
+
+
+COMMIT_SHA = ""
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.growth")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
+    parser.add_argument("--only", nargs="+", default=[], metavar="ENGINE")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    from samesession.stores import redis as redis_store
+
+    global COMMIT_SHA  # noqa: PLW0603
+    COMMIT_SHA = redis_store._COMMIT_SHA
+    columns = ["load", "commit", *(f"held_by {number}" for number in HOLDERS.values()), "sweep"]
+    lines = [
+        "# What a store's steps cost as it fills",
+        "",
+        f"- date: {datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC')}",
+        f"- command: `{shlex.join(['python', '-m', 'bench.growth', *arguments])}`",
+        f"- commit: {revision()}",
+        f"- machine: {machine()}, shared",
+        "",
+        f"Wall-clock µs of one step, blocking, one connection, the engine on the same machine: "
+        f"median of {TIMES} (held_by 50 or 3; sweep: one batch of {OVER}, Redis expires by itself).",
+        "A session has 8 keys, about 600 bytes. `held_by N` reads and verifies N sessions.",
+        "",
+        "| engine | sessions | " + " | ".join(columns) + " |",
+        "|---|--:|" + "--:|" * len(columns),
+    ]
+    with stores() as opened:
+        for name, store in opened.items():
+            if options.only and name not in options.only:
+                continue
+            if isinstance(store, RedisStore):
+                ready(store.commit(created(fresh_key(), n=b"1")))  # it knows its scripts
+            for size in options.sizes:
+                figures = measured(store, size)
+                cells = [
+                    f"{figures[column]:,.0f}" if figures.get(column, -1) > 0 else "–"
+                    for column in columns
+                ]
+                lines.append(f"| {name} | {size:,} | " + " | ".join(cells) + " |")
+                print(lines[-1], file=sys.stderr, flush=True)
+    options.out.write_text("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
