@@ -1,4 +1,4 @@
-"""The command: ``python -m bench [options]`` or ``python -m bench profile CONTESTANT WORKLOAD``."""
+"""``python -m bench [options]``, ``python -m bench profile …`` or ``python -m bench cluster``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from bench import cluster
 from bench.contestants import BY_NAME, RIVALS
 from bench.cpu import cores
 from bench.engine import redis
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 def main(arguments: list[str]) -> int:
     """Run what the arguments say; 1 means that a floor does not hold."""
+    if arguments[:1] == ["cluster"]:
+        return cluster.main(arguments[1:])
     app_core, load_core = cores()
     # Engines are our children and stay on this core; servers move to their own.
     os.sched_setaffinity(0, {load_core})

@@ -44,7 +44,7 @@ OVER = 200
 def stores() -> Iterator[dict[str, Store]]:
     """One of each kind, open for threads."""
     with (
-        TemporaryDirectory(dir="/dev/shm") as folder,  # noqa: S108
+        TemporaryDirectory(dir="/dev/shm") as folder,
         engines.start() as redis,
         databases.Postgres({"shared_buffers": "256MB"}) as postgres,
     ):
@@ -196,8 +196,8 @@ def main(arguments: list[str]) -> int:
         f"- commit: {revision()}",
         f"- machine: {machine()}, shared",
         "",
-        f"Wall-clock µs of one step, blocking, one connection, the engine on the same machine: "
-        f"median of {TIMES} (held_by 50 or 3; sweep: one batch of {OVER}, Redis expires by itself).",
+        "Wall-clock µs of one step, blocking, one connection, the engine on the same machine:",
+        f"median of {TIMES} (held_by 50 or 3; sweep: one batch of {OVER}, Redis sweeps itself).",
         "A session has 8 keys, about 600 bytes. `held_by N` reads and verifies N sessions.",
         "",
         "| engine | sessions | " + " | ".join(columns) + " |",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGES = (
     *("samesession", "starlette", "uvicorn", "uvloop", "httptools", "itsdangerous", "starsessions"),
-    *("redis", "hiredis", "lmdb", "msgspec"),
+    *("redis", "hiredis", "lmdb", "msgspec", "eclipse-zenoh"),
 )
 
 

@@ -1,16 +1,22 @@
-"""The command: ``samesession up``, ``doctor``, ``move``, and their options."""
+"""The command: ``samesession`` up, cluster, keys, doctor, move, and their options."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import secrets
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from samesession import move
+from samesession.cluster import certificates
 from samesession.doctor import examine
 from samesession.doctor.finding import Finding, Level
 from samesession.errors import ConfigError, StoreUnavailableError
@@ -48,10 +54,64 @@ def _arguments() -> _Parser:
     parser.add_argument("--version", action="version", version=f"samesession {_version()}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_cluster(commands.add_parser("cluster", help=_CLUSTER, description=_CLUSTER))
+    _add_keys(commands.add_parser("keys", help=_KEYS, description=_KEYS))
     _add_up(commands.add_parser("up", help=_UP, description=_UP, epilog=_UP_MORE))
     _add_doctor(commands.add_parser("doctor", help=_DOCTOR, description=_DOCTOR))
     _add_move(commands.add_parser("move", help=_MOVE, description=_MOVE, epilog=_MOVE_MORE))
     return parser
+
+
+_CLUSTER = "Look at a cluster from one of its servers."
+_STATUS = "Show what the agent of this server knows of its cluster."
+
+
+def _add_cluster(cluster: argparse.ArgumentParser) -> None:
+    verbs = cluster.add_subparsers(dest="verb", metavar="VERB", required=True)
+    status = verbs.add_parser("status", help=_STATUS, description=_STATUS)
+    status.add_argument(
+        "url",
+        nargs="?",
+        default=os.environ.get("SAMESESSION_URL", "cluster://"),
+        metavar="URL",
+        help="as the application has it (SAMESESSION_URL)",
+    )
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    status.set_defaults(run=_cluster_status)
+
+
+def _cluster_status(options: argparse.Namespace) -> None:
+    try:
+        found = import_module("samesession.cluster.status")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"cluster:// needs {error.name}; pip install 'samesession[cluster]'"
+        ) from None
+    told = found.of(options.url)
+    print(json.dumps(told, indent=2) if options.json else found.table(told))
+
+
+_KEYS = "Make keys and certificates."
+_NEW = "Print a new key for SAMESESSION_KEYS."
+_TLS = "Make ca.pem, cert.pem and key.pem for the servers of a cluster: cluster://…?tls=FOLDER."
+
+
+def _add_keys(keys: argparse.ArgumentParser) -> None:
+    verbs = keys.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs.add_parser("new", help=_NEW, description=_NEW).set_defaults(run=_keys_new)
+    tls = verbs.add_parser("tls", help=_TLS, description=_TLS)
+    tls.add_argument("folder", type=Path, metavar="FOLDER")
+    tls.set_defaults(run=_keys_tls)
+
+
+def _keys_new(_: argparse.Namespace) -> None:
+    print(secrets.token_urlsafe(32))
+
+
+def _keys_tls(options: argparse.Namespace) -> None:
+    for path in certificates.make(options.folder):
+        print(path)
+    print("copy the folder to every server, readable to its user only: key.pem makes a member")
 
 
 _UP = "Run an application on several servers of this machine, behind HAProxy."
@@ -75,8 +135,8 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         "--strategy",
         default="redis://",
         metavar="URL",
-        help="memory://, sticky://, redis://HOST …; without a host, redis:// starts an engine when "
-        "none answers on this machine (redis://)",
+        help="memory://, sticky://, cluster://, redis://HOST …; without a host, redis:// starts an "
+        "engine when none answers on this machine (redis://)",
     )
     up.add_argument(
         "--affinity",

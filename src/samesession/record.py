@@ -147,7 +147,7 @@ class Mark(Struct, frozen=True, array_like=True):
     final: Record | None = None
 
 
-class Delta(Struct, frozen=True):
+class Delta(Struct, frozen=True, array_like=True):
     """Everything that one commit asks for.
 
     Attributes:
@@ -179,7 +179,7 @@ class Delta(Struct, frozen=True):
         return bool(self.sets or self.removes)
 
 
-class Ending(Struct, frozen=True):
+class Ending(Struct, frozen=True, array_like=True):
     """Everything that one end asks for."""
 
     reason: Reason

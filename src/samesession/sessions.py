@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from samesession._bridge import ready
 from samesession._random import random_bytes
 from samesession.adopt import Reader
 from samesession.counts import Counts
-from samesession.errors import ConfigError
+from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.lifecycle import Held, Lifecycle, Tools
 from samesession.session import Client, Session
 from samesession.settings import (
@@ -237,6 +238,17 @@ class Sessions:
     async def end_all(self, principal: str, *, keep: Session | None = None) -> int:
         """Sign a principal out everywhere, ``keep`` excepted; returns how many sessions ended."""
         return await self.loops.end_all(principal, keep=keep)
+
+    async def ready(self) -> None:
+        """Wait until the store can answer: a cluster's server has to join first (10 s at most).
+
+        Adapters do it at start-up where their protocol has one, so that a balancer sends nobody
+        too early. What is not ready then answers 503 until it is.
+        """
+        join = getattr(self.loops.store, "ready", None)
+        if join is not None:
+            with suppress(StoreUnavailableError):
+                await join()
 
     async def close(self) -> None:
         """Close connections and files; adapters do it at shutdown, and a later use reopens them."""

@@ -50,8 +50,7 @@ class Url:
 
     text: str = field(repr=False)  # with the password
     scheme: str
-    host: str
-    port: int | None
+    hosts: tuple[tuple[str, int | None], ...]
     path: str
     username: str | None
     password: str | None = field(repr=False)
@@ -66,8 +65,7 @@ class Url:
         """
         try:
             parts = urlsplit(text)
-            port = parts.port
-            (parts.hostname or "").encode("idna")  # as every connection will
+            hosts = _hosts(parts.netloc.rpartition("@")[2])
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError as error:
             # A password that is not encoded is mistaken for the port, and the error would show it.
@@ -85,13 +83,29 @@ class Url:
         return cls(
             text=text,
             scheme=parts.scheme.lower(),
-            host=parts.hostname or "",
-            port=port,
+            hosts=hosts,
             path=unquote(parts.path),
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password is not None else None,
             parameters=parameters,
         )
+
+    @property
+    def host(self) -> str:
+        """The first host, or nothing."""
+        return self.hosts[0][0] if self.hosts else ""
+
+    @property
+    def port(self) -> int | None:
+        """The first host's port."""
+        return self.hosts[0][1] if self.hosts else None
+
+    def single(self) -> None:
+        """Refuse several hosts, for a strategy that knows one."""
+        if len(self.hosts) > 1:
+            raise ConfigError(
+                f"{redacted(self.text)!r} names {len(self.hosts)} hosts; {self.scheme}:// takes one"
+            )
 
     def only(self, *known: str) -> None:
         """Refuse parameters that this strategy does not have, naming the nearest one."""
@@ -123,6 +137,20 @@ class Url:
         if not re.fullmatch(r"[1-9]\d{0,8}", text):
             raise ConfigError(f"{self.scheme}://?{name}={text!r} is no number above 0")
         return int(text)
+
+
+def _hosts(text: str) -> tuple[tuple[str, int | None], ...]:
+    """``a,b:1,[::1]:2`` as names and ports; ValueError when one of them is none."""
+    if not text:
+        return ()
+    hosts = []
+    for part in text.split(","):
+        one = urlsplit(f"//{part}")
+        if not one.hostname and "," in text:
+            raise ValueError("a host between two commas is empty")
+        (one.hostname or "").encode("idna")  # as every connection will
+        hosts.append((one.hostname or "", one.port))
+    return tuple(hosts)
 
 
 def redacted(url: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from samesession.errors import ConfigError
 from samesession.settings import Url, redacted
@@ -40,6 +40,7 @@ class Scheme:
 SCHEMES = {
     "memory": Scheme("memory", "samesession.stores.memory", affinity="cookie", many_workers=False),
     "sticky": Scheme("sticky", "samesession.stores.local", extra="local", affinity="cookie"),
+    "cluster": Scheme("cluster", "samesession.cluster.client", extra="cluster"),
     "redis": Scheme("external", "samesession.stores.redis", extra="redis"),
     "rediss": Scheme("external", "samesession.stores.redis", extra="redis"),
     "redis+unix": Scheme("external", "samesession.stores.redis", extra="redis"),
@@ -79,10 +80,13 @@ class Strategy:
 
     @property
     def affinity(self) -> Affinity:
-        """What the balancer must give for sessions to be found."""
+        """What the balancer should give: what the URL asks for, or what the strategy needs."""
+        chosen = self.url.parameters.get("affinity")
+        known: tuple[Affinity, ...] = get_args(Affinity)
+        needed = self.row.affinity
         if self.old is not None and self.old.affinity != "none":
-            return self.old.affinity
-        return self.row.affinity
+            needed = self.old.affinity
+        return next((one for one in known if one == chosen), needed)
 
     @property
     def many_workers(self) -> bool:

@@ -20,13 +20,17 @@ from samesession.token import key_of
 VISITORS = 12
 
 
-@pytest.fixture(scope="module", params=["redis", "sticky"])
+@pytest.fixture(scope="module", params=["redis", "sticky", "cluster"])
 def lived(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Site, Path, list[str]]]:
     """A site, the folder of its local stores, and every cookie that lived in it."""
     folder = tmp_path_factory.mktemp("stores")
-    url = PATIENT_REDIS if request.param == "redis" else f"sticky://{folder}?size=4MB"
+    url = {
+        "redis": PATIENT_REDIS,
+        "sticky": f"sticky://{folder}?size=4MB",
+        "cluster": f"cluster://{folder}?size=4MB&deadline=2s",
+    }[request.param]
     # Everything that can be said is said: each logger of each server at its lowest level.
     loud = tmp_path_factory.mktemp("loud")
     (loud / "sitecustomize.py").write_text("import logging\nlogging.basicConfig(level=1)\n")
@@ -82,7 +86,7 @@ def test_a_dump_of_the_store_holds_no_cookie(
     lived: tuple[Site, Path, list[str]], figure: Figure
 ) -> None:
     site, folder, cookies = lived
-    if site.shared:
+    if site.engine:
         redis = client(site.engine_port)
         names = redis.keys("*")
         dump = b"\n".join(names) + b"".join(redis.dump(name) or b"" for name in names)
@@ -111,7 +115,7 @@ def test_the_logs_hold_no_cookie_and_no_key(
 def test_the_processes_show_no_cookie(lived: tuple[Site, Path, list[str]], figure: Figure) -> None:
     """``SAMESESSION_KEYS`` stands in the environment, which only its own user can read."""
     site, _, cookies = lived
-    names = [*site.names, "haproxy", *(["engine"] if site.shared else [])]
+    names = [*site.names, "haproxy", *(["engine"] if site.engine else [])]
     for name in names:
         process = Path(f"/proc/{site.fleet.pid(name)}")
         environ = (process / "environ").read_bytes()
@@ -125,8 +129,9 @@ def test_the_processes_show_no_cookie(lived: tuple[Site, Path, list[str]], figur
 
 def test_the_local_stores_are_their_users_alone(lived: tuple[Site, Path, list[str]]) -> None:
     site, folder, _ = lived
-    if site.shared:
+    if site.engine:
         return
+    folder = folder / "cluster" if (folder / "cluster").is_dir() else folder
     stores = [path for path in folder.iterdir() if path.is_dir()]
     assert {path.name for path in stores} >= {"s1", "s2", "s3"}
     for path in stores:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from frameworks.sites import ROWS, Browser, Site
 
 IDLE_S = 2.0

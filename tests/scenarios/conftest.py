@@ -20,7 +20,9 @@ def sites() -> Iterator[Sites]:
     sites.close()
 
 
-@pytest.fixture(params=["memory", "sticky", "redis", "sqlite", "postgresql", "memcached"])
+@pytest.fixture(
+    params=["memory", "sticky", "cluster", "redis", "sqlite", "postgresql", "memcached"]
+)
 def site(request: pytest.FixtureRequest, sites: Sites) -> Site:
     """Each strategy in turn."""
     return sites[request.param]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +30,14 @@ TLS = ssl.create_default_context()
 # What a fault of ours looks like in a server's log; HAProxy's own words about a killed server not.
 # For what is not about the deadline of 250 ms: a crowded machine may hold an engine up for longer.
 PATIENT_REDIS = "redis://?deadline=3s"
+CLUSTER = "cluster://?deadline=2s&size=16MB"  # agents share the machine with everybody's tests
+PATIENT = {
+    "redis": PATIENT_REDIS,
+    "cluster": CLUSTER,
+    "sqlite": "sqlite://?deadline=3s",
+    "postgresql": "postgresql://?deadline=3s",
+    "memcached": "memcached://?deadline=3s",
+}
 SAID = "answered 503: "  # a plain line of ours, which quotes the engine's or the system's words
 BROKEN = re.compile(r"Traceback|Exception|Error\b|\bERROR\b|never retrieved|was never awaited")
 
@@ -47,6 +56,7 @@ class Site:
     Attributes:
         shared: whether any server serves any session; if not (sticky, memory) everything runs
             through the balancer with the jar's affinity cookie.
+        engine: whether the fleet started one.
     """
 
     def __init__(
@@ -58,6 +68,7 @@ class Site:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.shared = not strategy.startswith(("memory", "sticky"))
+        self.engine = strategy.startswith(("redis", "valkey"))
         # Known here, so that a test can sign what only we could have signed.
         self.key = secrets.token_urlsafe(48)
         self.server: Daemon | None = None
@@ -133,10 +144,7 @@ class Sites:
     PLANS: Mapping[str, Callable[[], Site]] = {
         "memory": lambda: Site("memory://", servers=1),
         "sticky": lambda: Site("sticky://"),
-        "redis": lambda: Site(PATIENT_REDIS),
-        "sqlite": lambda: Site("sqlite://?deadline=3s"),
-        "postgresql": lambda: Site("postgresql://?deadline=3s"),
-        "memcached": lambda: Site("memcached://?deadline=3s"),
+        **{name: partial(Site, url) for name, url in PATIENT.items()},
     }
 
     def __init__(self) -> None:

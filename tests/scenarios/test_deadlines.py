@@ -20,10 +20,10 @@ from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.raw import Wire
 from scenarios.resp import Monitor
-from scenarios.site import PATIENT_REDIS, Site, Sites
+from scenarios.site import PATIENT, PATIENT_REDIS, Site, Sites
 from scenarios.test_sockets import POLICY_VIOLATION, Socket
 
-STRATEGIES = ("memory", "sticky", "redis", "sqlite", "postgresql")
+STRATEGIES = ("memory", "sticky", "cluster", "redis", "sqlite", "postgresql")
 SERVERS = ("s1", "s2", "s3")
 
 
@@ -121,11 +121,10 @@ RUNS: dict[str, tuple[dict[str, str], Callable[[Site], object]]] = {
 
 def site_of(strategy: str, env: dict[str, str]) -> Site:
     servers = 1 if strategy == "memory" else 3
-    url = PATIENT_REDIS if strategy == "redis" else f"{strategy}://"
-    return Site(url, servers=servers, env=env)
+    return Site(PATIENT.get(strategy, f"{strategy}://"), servers=servers, env=env)
 
 
-TOGETHER = (("memory", "sticky", "redis"), ("sqlite", "postgresql"))
+TOGETHER = (("memory", "sticky", "redis"), ("sqlite", "postgresql"), ("cluster",))
 """What runs at the same time: all of it takes real seconds, and each server takes some to start."""
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from scenarios.browser import Browser
 from scenarios.conftest import Figure
-from scenarios.site import Site
+from scenarios.site import PATIENT, Site
 from scenarios.visitors import Failure, Visitor, visiting
 
 KILLS = int(os.environ.get("SAMESESSION_KILLS", "4"))
@@ -56,9 +56,9 @@ def kill(site: Site, name: str) -> Kill:
     return Kill(name, before, after, still_up, time.monotonic())
 
 
-@pytest.fixture(scope="module", params=["redis", "sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["redis", "cluster", "sqlite", "postgresql"])
 def mortal(request: pytest.FixtureRequest) -> Iterator[Site]:
-    with Site(f"{request.param}://?deadline=3s") as site:
+    with Site(PATIENT[request.param]) as site:
         yield site
         assert site.complaints() == []
 

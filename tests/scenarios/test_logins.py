@@ -213,7 +213,7 @@ def test_a_cookie_planted_from_another_server_is_nobody_there(
 # --- 10. everywhere -------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["memory", "redis", "sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "cluster", "redis", "sqlite", "postgresql"])
 def reaching_site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
     """Strategies that see every session; sticky cannot, and PROMISES says so."""
     return sites[request.param]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,23 +21,32 @@ FAR_S = 2.0  # name resolution and a long way included
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The URL for the servers; ``port`` and ``settings`` when an engine must be started for it."""
+    """The URL for the servers, and what must be held or started for it.
+
+    Attributes:
+        port: of the engine that must be started, with its ``settings``.
+        listen: of each server's agent, in a cluster.
+    """
 
     url: str
     port: Port | None = None
     settings: Mapping[str, str] | None = None
+    listen: Mapping[str, Port] = field(default_factory=dict)
 
 
-def authority_for(url: str, folder: Path) -> Authority:
+def authority_for(url: str, folder: Path, names: Sequence[str] = ()) -> Authority:
     """Complete a strategy's URL; everything that its user wrote stays.
 
     Args:
-        folder: private to this run, for the stores of ``sticky://``.
+        folder: private to this run, for the stores of ``sticky://`` and ``cluster://``.
+        names: the servers', each of which needs an address in a cluster.
 
     Raises:
         ConfigError: a Redis on another machine does not answer, or a port is somebody else's.
     """
     parsed = Url.parse(url)
+    if parsed.scheme == "cluster":
+        return _cluster(parsed, folder, names)
     if parsed.scheme == "sticky" and not parsed.host and parsed.path in ("", "/"):
         query = urlsplit(url).query
         return Authority(f"sticky://{folder / 'store'}" + (f"?{query}" if query else ""))
@@ -57,6 +66,20 @@ def authority_for(url: str, folder: Path) -> Authority:
     except ConfigError as error:
         raise ConfigError(f"{redacted(url)}: nobody answers a PING there, but {error}") from None
     return Authority(_at(url, held), held, _credentials(parsed))
+
+
+def _cluster(url: Url, folder: Path, names: Sequence[str]) -> Authority:
+    """A port of its own for each server, and the same list of all of them in the URL."""
+    if url.hosts:
+        raise ConfigError(
+            f"{redacted(url.text)!r} names hosts; here every server is on this machine and gets an "
+            "address of its own: write cluster:// and the parameters only"
+        )
+    listen = {name: Port() for name in names}
+    hosts = ",".join(port.address for port in listen.values())
+    place = url.path.rstrip("/") or str(folder / "store")
+    query = urlsplit(url.text).query
+    return Authority(f"cluster://{hosts}{place}" + (f"?{query}" if query else ""), listen=listen)
 
 
 def _is_loopback(host: str) -> bool:

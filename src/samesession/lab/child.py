@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 
 from samesession.errors import ConfigError
 from samesession.lab.ports import LOOPBACK
-from samesession.lab.processes import freeze_group, signal_group, spawn
+from samesession.lab.processes import freeze_group, others_in_group, signal_group, spawn
 from samesession.lab.recipe import Recipe
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 8.0
 LIVED_S = 10.0  # whoever lived this long starts again after the first delay
 STOP_S = 5.0
+REST_S = 2.0  # for those of its group that outlive the main process
 POLL_S = 0.02
 LONGEST_LINE = 1 << 16
 
@@ -141,6 +142,8 @@ class Child:
                 await _death(process)
             finally:
                 announcing.cancel()
+                if self._stopping.is_set():
+                    await self._let_the_others_end()
                 # Before it is reaped its number cannot be another's: now is the time to end what
                 # is left of its group.
                 self.kill()
@@ -150,6 +153,16 @@ class Child:
                 await asyncio.wait({passing_on}, timeout=1)
                 passing_on.cancel()
         return f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+
+    async def _let_the_others_end(self) -> None:
+        """Ask what the process left in its group, such as a cluster's agent, and wait a moment."""
+        assert self.pid is not None
+        if not others_in_group(self.pid):
+            return
+        signal_group(self.pid, signal.SIGTERM)
+        until = time.monotonic() + REST_S
+        while others_in_group(self.pid) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
 
     async def _announce(self) -> None:
         sign = self.recipe.sign

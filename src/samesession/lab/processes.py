@@ -85,6 +85,19 @@ def freeze_group(pid: int) -> None:
             os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
+def others_in_group(pid: int) -> list[int]:
+    """Who else lives in the group that a child of ours leads (Linux; elsewhere nobody is seen)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            # proc_pid_stat(5): the name may hold spaces and brackets; then state, parent, group
+            state, _, group, *_ = stat.read_text().rpartition(")")[2].split()
+            other = int(stat.parent.name)
+            if int(group) == pid and other != pid and state != "Z":
+                found.append(other)
+    return found
+
+
 def signal_group(pid: int, number: signal.Signals) -> None:
     """Send a signal to a child of ours and to its own workers; a child that is gone is no error.
 

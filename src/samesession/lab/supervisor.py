@@ -117,7 +117,9 @@ class Supervisor:
     async def _start(self) -> None:
         binary = haproxy.find_binary(self.plan.haproxy)
         self._hold(BALANCER, self.plan.port)
-        authority = authority_for(self.plan.strategy, self.folder.path)
+        authority = authority_for(self.plan.strategy, self.folder.path, self.plan.names)
+        for name, port in authority.listen.items():
+            self.ports[f"{name} in the cluster"] = port
         if authority.port is not None:
             self.ports[ENGINE] = authority.port
             await self._begin(self._engine(authority))
@@ -160,7 +162,7 @@ class Supervisor:
             Recipe(
                 name="probe",
                 argv=[sys.executable, "-m", "samesession.lab.probe", str(report)],
-                env={**env, variables.SERVER: "probe"},
+                env={**env, variables.SERVER: "probe", **self._listen(self.plan.names[0])},
                 folder=self.plan.folder,
                 restart=False,
             ),
@@ -200,12 +202,17 @@ class Supervisor:
             readable=engines.readable,
         )
 
+    def _listen(self, name: str) -> Mapping[str, str]:
+        """Where a server's agent listens, in a cluster."""
+        agent = self.ports.get(f"{name} in the cluster")
+        return {} if agent is None else {variables.LISTEN: agent.address}
+
     def _server(self, name: str, software: str, env: Mapping[str, str]) -> Recipe:
         port = self.ports[name].number
         return Recipe(
             name=name,
             argv=servers.command(software, port=port, workers=self.plan.workers),
-            env={**env, variables.SERVER: name},
+            env={**env, variables.SERVER: name, **self._listen(name)},
             folder=self.plan.folder,
             sign=Sign(port, *_HEALTH),
             restart=self.plan.restart,

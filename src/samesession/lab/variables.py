@@ -2,6 +2,7 @@
 
 SERVER = "SAMESESSION_SERVER"  # s1, s2 …; also selects the server's local store
 URL = "SAMESESSION_URL"
+LISTEN = "SAMESESSION_LISTEN"  # where the server's agent listens (cluster://)
 KEYS = "SAMESESSION_KEYS"
 KEYS_FILE = "SAMESESSION_KEYS_FILE"
 SECURE = "SAMESESSION_SECURE"

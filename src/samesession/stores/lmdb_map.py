@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 
@@ -65,6 +66,10 @@ class Map:
         used = pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]
         return float(used * pages["psize"] / self.size)
 
+    def forget_the_dead(self) -> None:
+        """Free the places of readers that were killed: what they read could not be used again."""
+        self.here.reader_check()
+
     def close(self) -> None:
         """Let go of it; a later use opens it again."""
         with self._opening:
@@ -107,13 +112,13 @@ class Map:
             self._pid = os.getpid()
 
 
-def server_name() -> str:
+def server_name(env: Mapping[str, str] = os.environ) -> str:
     """This server's name, which also selects its folder (``SAMESESSION_SERVER``).
 
     Raises:
         ConfigError: it holds anything but letters, digits, - and _.
     """
-    server = os.environ.get("SAMESESSION_SERVER", "server")
+    server = env.get("SAMESESSION_SERVER", "server")
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", server) is None:
         raise ConfigError(f"SAMESESSION_SERVER={server!r}; use letters, digits, - and _")
     return server

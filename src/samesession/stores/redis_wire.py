@@ -96,6 +96,7 @@ class Target:
         """
         kind = {"redis+unix": "unix", "rediss": "tls", "valkeys": "tls"}.get(url.scheme, "tcp")
         known = {"tcp": ("deadline", "prefix", "pool"), "tls": ("deadline", "prefix", "pool", "ca")}
+        url.single()
         url.only(*known.get(kind, ("deadline", "prefix", "pool", "db")))
         database = url.parameters.get("db", "0") if kind == "unix" else url.path.strip("/") or "0"
         if not database.isdecimal():

@@ -186,6 +186,8 @@ class SessionMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await self.sessions.ready()
             if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
                 await self.sessions.close()
             await send(message)

@@ -1,0 +1,249 @@
+"""What clusters cost: ``python -m bench cluster``: messages, bytes, CPU and latency by servers.
+
+Servers are real agents with a worker each, on this machine's loopback. Frames and their bytes are
+counted where they are handed to the network (heartbeats and news to everybody apart); the wire adds
+zenoh's and TCP's headers to each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.machine import machine, revision, versions
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "cluster.md"
+KEYS = 100
+READS = 1800
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Run:
+    """One size of cluster, measured."""
+
+    servers: int
+    copies: str
+    rate: float
+    writes: int
+    unknown: int
+    commits_ms: list[float]
+    logouts_ms: list[float]
+    frames: float
+    frame_bytes: float
+    owner_bytes: float
+    idle_bytes_s: float
+    read_frames: int
+    reads: int
+    cpu_ms: float
+    idle_cpu: float
+    rss_mb: float
+    join_s: float
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench cluster", description=__doc__)
+    parser.add_argument("--servers", type=int, nargs="+", default=[3, 5, 8])
+    parser.add_argument("--all", type=int, nargs="*", default=[5, 8], help="also with copies=all")
+    parser.add_argument("--rate", type=float, default=200, help="writes a second, one writer")
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--logouts", type=int, default=40)
+    parser.add_argument("--joining", type=int, default=2000, help="sessions that a joiner takes")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    sys.path.insert(0, str(ROOT / "tests"))  # its servers are driven here
+    runs = []
+    for number, copies in [(n, "3") for n in options.servers] + [(n, "all") for n in options.all]:
+        print(f"{number} servers, copies={copies} …", file=sys.stderr, flush=True)
+        runs.append(measured(number, copies, options))
+        options.out.write_text(page(runs, _facts(arguments), options))  # it takes minutes
+    print(options.out.read_text())
+    return 0
+
+
+def _facts(arguments: list[str]) -> tuple[tuple[str, str], ...]:
+    return (
+        ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("command", f"`{shlex.join(['python', '-m', 'bench', 'cluster', *arguments])}`"),
+        ("commit", revision()),
+        ("machine", machine()),
+        ("load", f"{os.getloadavg()[0]:.1f} runnable processes at the end; others may share it"),
+        ("versions", versions()),
+    )
+
+
+def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
+    """Start servers, use them, and count."""
+    from agents.hosts import on_loopback
+
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+        on_loopback(number, Path(folder), f"copies={copies}") as hosts,
+    ):
+        writer = hosts[0]
+        names = writer("many", number=KEYS, size=500)["keys"]
+        assert len(names) == KEYS
+        for host in hosts:  # it is cached where it is used
+            for name in names:
+                host.patiently("load", key=name)
+        time.sleep(2)
+
+        idle = Meter(hosts)
+        time.sleep(3)
+        idle.stop()
+
+        reading = Meter(hosts)
+        rounds = READS // 3 // KEYS
+        for host in hosts[:3]:
+            assert host("present", keys=names * rounds)["number"] == KEYS * rounds
+        reading.stop()
+
+        writing = Meter(hosts)
+        writer.tell("writing", keys=names, seconds=options.seconds, rate=options.rate)
+        writes = writer.hear(options.seconds * 10 + 60)["writes"]
+        writing.stop()
+        owners = (number if copies == "all" else min(3, number)) - 1
+        done = [1000 * took_s for _, took_s, applied, _, _ in writes if applied]
+        idle_cpu_s = idle.cpu_s / idle.took_s
+
+        return Run(
+            servers=number,
+            copies=copies,
+            rate=len(writes) / writing.took_s,
+            writes=len(writes),
+            unknown=len(writes) - len(done),
+            commits_ms=sorted(done),
+            logouts_ms=sorted(_logouts_ms(writer, options.logouts)),
+            frames=writing.sent("frames", REQUESTS) / len(writes),
+            frame_bytes=writing.sent("bytes", REQUESTS) / len(writes),
+            owner_bytes=writing.sent("bytes", ("told",)) / len(writes) / owners,
+            idle_bytes_s=idle.sent("bytes", EVERYTHING) / idle.took_s / number,
+            read_frames=reading.sent("frames", REQUESTS),
+            reads=3 * KEYS * rounds,
+            cpu_ms=1000 * (writing.cpu_s - idle_cpu_s * writing.took_s) / len(writes),
+            idle_cpu=100 * idle_cpu_s / number,
+            rss_mb=sum(_own_mb(host.agent) for host in hosts) / number,
+            join_s=_rejoin_s(hosts, options.joining),
+        )
+
+
+REQUESTS = ("told", "asked", "replied")
+EVERYTHING = (*REQUESTS, "to_all")
+
+
+class Meter:
+    """What all agents sent and computed between two moments."""
+
+    def __init__(self, hosts: list[Any]) -> None:
+        """Begin."""
+        self._hosts = hosts
+        self._before = [_sent(host) for host in hosts]
+        self._cpu_s = _cpu(hosts)
+        self._began = time.monotonic()
+
+    def stop(self) -> None:
+        """End."""
+        self.took_s = time.monotonic() - self._began
+        self.cpu_s = _cpu(self._hosts) - self._cpu_s
+        self._after = [_sent(host) for host in self._hosts]
+
+    def sent(self, what: str, kinds: tuple[str, ...]) -> int:
+        """Frames or bytes, of all servers together."""
+        pairs = zip(self._after, self._before, strict=True)
+        return sum(
+            after[kind][what] - before[kind][what] for after, before in pairs for kind in kinds
+        )
+
+
+def _logouts_ms(host: Any, number: int) -> list[float]:
+    took = []
+    for _ in range(number):
+        name = secrets.token_hex(16)
+        host.patiently("create", key=name, principal="ann", a="x")
+        took.append(1000 * host.patiently("end", key=name)["s"])
+    return took
+
+
+def _rejoin_s(hosts: list[Any], sessions: int) -> float:
+    """Until a server that was killed has what the others have, its start included."""
+    from agents.hosts import joined
+
+    if sessions:
+        hosts[0]("many", number=sessions, size=500)
+    joiner = hosts[-1]
+    joiner.kill()
+    time.sleep(3)
+    joiner.start()
+    began = time.monotonic()
+    joined([joiner])
+    return time.monotonic() - began
+
+
+def _sent(host: Any) -> dict[str, dict[str, int]]:
+    return {row["sent"]: row for row in host.status()["sent"]}
+
+
+def _cpu(hosts: list[Any]) -> float:
+    """CPU seconds of all agents."""
+    return sum(_ticks(host.agent) for host in hosts) * TICK_S
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def _own_mb(pid: int) -> float:
+    """Memory without what it shares, as the map."""
+    _, pages, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+    return (pages - shared) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def page(runs: list[Run], facts: tuple[tuple[str, str], ...], options: argparse.Namespace) -> str:
+    """The tables."""
+    lines = ["# What a cluster costs", ""]
+    lines += [f"- {name}: {value}" for name, value in facts]
+    how = (
+        f"{KEYS} sessions of 500 bytes, one worker of one server changing one key of each in turn "
+        f"for {options.seconds:g} s. Frames are those between agents, heartbeats and news to "
+        "everybody apart. Compare inside this table only."
+    )
+    head = (
+        "| servers | copies | writes/s | commit p50 / p99 ms | unknown | frames a write | bytes a "
+        "write, all frames | bytes to each owner | agents' CPU a write, all, ms |"
+    )
+    lines += ["", how, "", head, "|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    for run in runs:
+        lines.append(
+            f"| {run.servers} | {run.copies} | {run.rate:.0f} | {_at(run.commits_ms, 50):.2f} / "
+            f"{_at(run.commits_ms, 99):.1f} | {run.unknown} of {run.writes} | {run.frames:.2f} | "
+            f"{run.frame_bytes:.0f} | {run.owner_bytes:.0f} | {run.cpu_ms:.2f} |"
+        )
+    head = (
+        "| servers | copies | logout p50 / p99 ms | frames for unchanged reads | idle bytes/s a "
+        "server | idle CPU a server | own memory of an agent | rejoin after kill -9, s |"
+    )
+    lines += ["", head, "|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    for run in runs:
+        lines.append(
+            f"| {run.servers} | {run.copies} | {_at(run.logouts_ms, 50):.2f} / "
+            f"{_at(run.logouts_ms, 99):.1f} | {run.read_frames} for {run.reads} | "
+            f"{run.idle_bytes_s:.0f} | {run.idle_cpu:.1f} % | {run.rss_mb:.0f} MB | "
+            f"{run.join_s:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _at(figures: list[float], percent: int) -> float:
+    return figures[min(len(figures) - 1, len(figures) * percent // 100)] if figures else 0.0

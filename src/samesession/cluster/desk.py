@@ -1,0 +1,324 @@
+"""What an authority decides: loads, commits, ends; and when each may be answered.
+
+1. `samesession.record` decides what a delta or an end does; here it is stamped, kept, and owed to
+   the other owners.
+2. Nothing is answered before as many other owners as the delta wants have the record as it is now
+   (fewer, if fewer are there: *weak*, and counted). That holds for a retry that changes nothing,
+   and for a load, too: what somebody was told cannot be lost with one server.
+3. The end of a record that had a principal, or went on in a login, is answered when it is known
+   everywhere, as is every end of a record that is not there.
+4. An authority without a lease, or fenced, answers nothing: the asker looks further.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from samesession.cluster.claims import Claims, Role
+from samesession.cluster.copies import Item, Stamp, change_of
+from samesession.cluster.digest import sum_of
+from samesession.cluster.news import Newsroom
+from samesession.cluster.state import State
+from samesession.cluster.wire import (
+    Admissions,
+    Admit,
+    Admitted,
+    CommitDelta,
+    Committed,
+    Done,
+    End,
+    EndedMany,
+    EndMany,
+    Held,
+    Holders,
+    Load,
+    Loaded,
+    Marked,
+    Message,
+    NotMine,
+    Unavailable,
+)
+from samesession.record import (
+    Delta,
+    Ending,
+    Key,
+    Mark,
+    Outcome,
+    Reason,
+    Record,
+    finish,
+    merge,
+)
+
+ADMITTED_MS = 60_000
+"""How long a login may take from its admission to its record."""
+
+Do = Callable[[Message], None]
+Asked = Load | CommitDelta | End | Admit | Admissions | Holders | EndMany
+
+
+@dataclass(slots=True)
+class _Wait:
+    """An answer that is held back until enough servers have what it says."""
+
+    key: Key
+    shard: int
+    copies: int
+    everywhere: bool
+    answer: Callable[[bool], None]
+    refuse: Callable[[], None]
+    token: bytes = b""
+    outcome: Outcome | None = None
+
+
+class Desk:
+    """The authority's side of every request."""
+
+    def __init__(self, state: State, claims: Claims, news: Newsroom) -> None:
+        """Decide for the shards that ``claims`` serves."""
+        self._state = state
+        self._claims = claims
+        self._news = news
+        self._waits: dict[int, list[_Wait]] = {}
+        self._admitted: dict[str, dict[Key, int]] = {}
+        self._admissions: deque[tuple[int, str, Key]] = deque()
+
+    def serve(self, asked: Asked, done: Do) -> None:
+        """Do what was asked; ``done`` is called with the answer, at once or later."""
+        if isinstance(asked, Holders):
+            self._holders(asked, done)
+            return
+        shard = self.shard_of(asked)
+        role = self._claims.serving(shard)
+        if role is None:
+            done(NotMine(self._state.fence(shard)))
+            return
+        match asked:
+            case Load():
+                self._load(shard, asked, done)
+            case CommitDelta():
+                self._commit(shard, role, asked.delta, done)
+            case End():
+                self._end(shard, role, asked, done)
+            case EndMany():
+                self._end_many(shard, role, asked, done)
+            case Admit():
+                self._admit(asked, done)
+            case Admissions():
+                self._expire_admissions()
+                done(Admitted(tuple(self._admitted.get(asked.principal, ()))))
+
+    def shard_of(self, asked: Asked) -> int:
+        """The shard whose authority decides."""
+        match asked:
+            case Load() | End():
+                return self._state.shard_of(asked.key)
+            case CommitDelta():
+                return self._state.shard_of(asked.delta.key)
+            case EndMany():
+                return asked.shard
+            case Admit() | Admissions() | Holders():
+                return self._state.shard_of("principal/" + asked.principal)
+
+    # -- one record --------------------------------------------------------------------------------
+
+    def _load(self, shard: int, asked: Load, done: Do) -> None:
+        item = self._state.held(asked.key)
+        if item is None:
+            done(Loaded(None, None))
+            return
+        record, mark = item.record, item.mark
+        self._when_held(item.key, shard, 1, done, lambda _weak: done(Loaded(record, mark)))
+
+    def _commit(self, shard: int, role: Role, delta: Delta, done: Do) -> None:
+        before = self._state.held(delta.key)
+        stored = None if before is None else before.value
+        anonymous = delta.origin is not None and delta.origin.principal is None
+        if stored is None and delta.origin and not self._state.shelf.room(anonymous=anonymous):
+            self._state.counts["full"] += 1
+            done(Unavailable("the local store is full: new anonymous sessions wait"))
+            return
+        outcome = self._promised(shard, delta)
+        if outcome is None:
+            outcome, written = merge(stored, delta)
+            if written is not None:
+                self._write(shard, role, delta, before, written)
+        decided = outcome
+
+        def answer(weak: bool) -> None:
+            done(Committed.of(decided, weak=weak))
+
+        self._when_held(delta.key, shard, delta.ack, done, answer, commit=(delta.token, decided))
+
+    def _promised(self, shard: int, delta: Delta) -> Outcome | None:
+        """What the same delta was answered, if that answer still waits for its copies.
+
+        Asked again meanwhile, it must not hear of an end that came after it was applied.
+        """
+        for wait in self._waits.get(shard, ()):
+            if wait.key == delta.key and wait.token == delta.token:
+                return wait.outcome
+        return None
+
+    def _write(
+        self, shard: int, role: Role, delta: Delta, before: Item | None, written: Record | Mark
+    ) -> None:
+        stamp = Stamp(role.epoch, self._state.shard(shard).seq + 1)
+        if isinstance(written, Mark):
+            self._ended(shard, role, delta.key, before, written)
+        elif before is None:
+            stamps = dict.fromkeys(written.values, stamp)
+            origin = written.origin
+            item = Item(
+                delta.key, stamp, origin.absolute_ms, written, None, origin.principal, stamps
+            )
+            self._claims.write(shard, role, item, None)
+        else:
+            change = change_of(before, sum_of(before), delta, written, stamp)
+            stamps = {**before.stamps, **dict.fromkeys((*change.removes, *change.sets), stamp)}
+            item = Item(delta.key, stamp, before.until_ms, written, None, before.principal, stamps)
+            self._claims.write(shard, role, item, change)
+
+    def _end(self, shard: int, role: Role, asked: End, done: Do) -> None:
+        mark, everywhere = self._finish(shard, role, asked.key, asked.ending)
+        self._when_held(
+            asked.key, shard, 1, done, lambda weak: done(Marked(mark, weak)), everywhere=everywhere
+        )
+
+    def _finish(self, shard: int, role: Role, key: Key, ending: Ending) -> tuple[Mark, bool]:
+        """End a record; returns the mark, and whether everybody must have heard."""
+        before = self._state.held(key)
+        mark = finish(None if before is None else before.value, ending)
+        if before is None or before.mark is not mark:
+            self._ended(shard, role, key, before, mark)
+        elif (before.principal or mark.reason is Reason.LOGIN) and not self._news.said(key):
+            # Another authority ended it, and may have died before everybody heard.
+            self._news.say((before,))
+        # At a login the earlier cookie shows nothing on any server, though it was nobody's (L2).
+        anonymous = before is not None and before.principal is None
+        waits = not anonymous or mark.reason is Reason.LOGIN
+        return mark, waits and self._news.said(key)
+
+    def _ended(self, shard: int, role: Role, key: Key, before: Item | None, mark: Mark) -> None:
+        stamp = Stamp(role.epoch, self._state.shard(shard).seq + 1)
+        until = mark.at_ms + self._state.settings.lifetime_ms if before is None else before.until_ms
+        item = Item(key, stamp, until, None, mark, None if before is None else before.principal)
+        self._claims.write(shard, role, item, None)
+        self._news.say((item,))
+
+    # -- a principal -------------------------------------------------------------------------------
+
+    def _admit(self, asked: Admit, done: Do) -> None:
+        self._expire_admissions()
+        now = self._state.now.mono_ms
+        self._admitted.setdefault(asked.principal, {})[asked.key] = now
+        self._admissions.append((now + ADMITTED_MS, asked.principal, asked.key))
+        done(Done())
+
+    def _expire_admissions(self) -> None:
+        while self._admissions and self._admissions[0][0] <= self._state.now.mono_ms:
+            _, principal, key = self._admissions.popleft()
+            keys = self._admitted.get(principal, {})
+            keys.pop(key, None)
+            if not keys:
+                self._admitted.pop(principal, None)
+
+    def _holders(self, asked: Holders, done: Do) -> None:
+        shards = bytearray(-(-self._state.settings.shards // 8))
+        for shard in self._claims.roles:
+            if self._claims.serving(shard) is not None:
+                shards[shard >> 3] |= 1 << (shard & 7)
+        records, successors = [], []
+        for key in self._state.shelf.held_by(asked.principal):
+            shard = self._state.shard_of(key)
+            item = self._state.held(key)
+            if item is None or not shards[shard >> 3] >> (shard & 7) & 1:
+                continue
+            if item.record is not None:
+                records.append(item.record)
+            elif item.mark is not None and item.mark.successor is not None:
+                successors.append(item.mark.successor)
+        done(Held(bytes(shards), tuple(records), tuple(successors)))
+
+    def _end_many(self, shard: int, role: Role, asked: EndMany, done: Do) -> None:
+        keys = [key for key in asked.keys if self._state.shard_of(key) == shard]
+        marks, alive, waiting = [], 0, len(keys)
+        for key in keys:
+            before = self._state.held(key)
+            mark, _ = self._finish(shard, role, key, asked.ending)
+            was = None if before is None else before.record
+            ended = mark.token == asked.ending.token
+            alive += ended and (was is None or was.ends_ms > asked.ending.at_ms)
+            marks.append(Mark(mark.reason, mark.at_ms, mark.token, mark.successor))
+        if not waiting:
+            done(EndedMany((), 0))
+            return
+        refused = False
+
+        def one_less(_weak: bool) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting and not refused:
+                done(EndedMany(tuple(marks), alive))
+
+        def refuse(message: Message) -> None:
+            nonlocal refused
+            if not refused:
+                refused = True
+                done(message)
+
+        for key in keys:
+            self._when_held(key, shard, 1, refuse, one_less, everywhere=self._news.said(key))
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def _when_held(
+        self,
+        key: Key,
+        shard: int,
+        copies: int,
+        done: Do,
+        answer: Callable[[bool], None],
+        *,
+        everywhere: bool = False,
+        commit: tuple[bytes, Outcome | None] = (b"", None),
+    ) -> None:
+        fence = self._state.fence(shard)
+        wait = _Wait(key, shard, copies, everywhere, answer, lambda: done(NotMine(fence)), *commit)
+        if not self._answered(wait):
+            self._waits.setdefault(shard, []).append(wait)
+
+    def _answered(self, wait: _Wait) -> bool:
+        if wait.everywhere and not self._news.known_everywhere(wait.key):
+            return False
+        followers = self._claims.following(wait.shard)
+        owed = self._claims.followers
+        have = sum(not owed.lacks(name, wait.shard, wait.key) for name in followers)
+        if have < min(wait.copies, len(followers)):
+            return False
+        weak = len(followers) < wait.copies
+        if weak:
+            self._state.counts["weak"] += 1
+        wait.answer(weak)
+        return True
+
+    def look(self) -> None:
+        """Answer what may be answered by now."""
+        for shard in [*self._waits]:
+            if self._claims.serving(shard) is not None:
+                self.look_at(shard)
+
+    def look_at(self, shard: int) -> None:
+        """Answer what may be answered by now, of one shard."""
+        waits = self._waits.pop(shard, None)
+        if waits:
+            left = [wait for wait in waits if not self._answered(wait)]
+            if left:
+                self._waits[shard] = left + self._waits.get(shard, [])
+
+    def lost(self, shard: int) -> None:
+        """Somebody else is the authority: the askers will find out who."""
+        for wait in self._waits.pop(shard, ()):
+            wait.refuse()

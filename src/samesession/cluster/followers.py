@@ -1,0 +1,163 @@
+"""What an authority owes to the other owners, until each says that it is on its shelf.
+
+1. A change goes out as a `Put` to who holds what was before; whoever says that it does not fit, or
+   says nothing for ``retry_ms``, gets the whole item as it is by then (`Fill`).
+2. So nothing depends on the order in which messages come, and no log is kept: what is owed is a
+   set of keys.
+3. Whole shards (to a joiner) flow in pages, a few at a time; single changes do not queue behind.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from samesession.cluster.copies import Change, Item
+from samesession.cluster.state import State
+from samesession.cluster.wire import PAGE, Ack, Fill, Put
+from samesession.record import Key
+
+WINDOW = 8
+"""Pages of many items under way to one server."""
+
+PAGE_BYTES = 1 << 20
+"""About so many bytes of values at most in a page, and always one item."""
+
+
+@dataclass(slots=True)
+class _Page:
+    server: str
+    shard: int
+    keys: tuple[Key, ...]
+    sent_ms: int
+
+
+class Followers:
+    """Everything owed by one server, by server, shard and key."""
+
+    def __init__(self, state: State, epoch_of: Callable[[int], int | None]) -> None:
+        """Owe nothing.
+
+        Args:
+            state: shared.
+            epoch_of: in which this server is the authority of a shard, or None.
+        """
+        self._state = state
+        self._epoch_of = epoch_of
+        self._owed: dict[str, dict[int, dict[Key, int]]] = {}
+        self._queues: dict[str, deque[tuple[int, Key]]] = {}
+        self._pages: dict[int, _Page] = {}
+        self._under_way: dict[str, int] = {}
+        self._number = 0
+
+    def put(self, server: str, shard: int, epoch: int, change: Change) -> None:
+        """Owe a change, and send it."""
+        number = self._sends(server, shard, (change.key,))
+        self._state.tell(server, Put(number, shard, epoch, change))
+
+    def fill(self, server: str, shard: int, epoch: int, item: Item) -> None:
+        """Owe a whole item, and send it."""
+        number = self._sends(server, shard, (item.key,))
+        self._state.tell(server, Fill(number, shard, epoch, (item,)))
+
+    def owe(self, server: str, shard: int, key: Key) -> None:
+        """Owe an item, to be sent when there is room (`flush`)."""
+        self._owed.setdefault(server, {}).setdefault(shard, {})[key] = 0
+        self._queues.setdefault(server, deque()).append((shard, key))
+
+    def lacks(self, server: str, shard: int, key: Key) -> bool:
+        """Whether a server has not said yet that it has an item as it is."""
+        return key in self._owed.get(server, {}).get(shard, ())
+
+    def behind(self, server: str, shard: int) -> int:
+        """How many items of a shard a server still lacks."""
+        return len(self._owed.get(server, {}).get(shard, ()))
+
+    def acked(self, server: str, ack: Ack) -> list[tuple[int, Key]]:
+        """Somebody has some of it; returns what it does not lack any more."""
+        settled = []
+        for number in ack.numbers:
+            page = self._arrived(server, number)
+            if page is not None:
+                owed = self._owed.get(server, {}).get(page.shard, {})
+                for key in page.keys:
+                    if owed.get(key) == number:
+                        del owed[key]
+                        settled.append((page.shard, key))
+        for number in ack.unfit:
+            page = self._arrived(server, number)
+            if page is not None:
+                self._state.counts["unfit"] += 1
+                self._requeue(page, number)
+        return settled
+
+    def forget_server(self, server: str) -> None:
+        """Owe a server nothing any more."""
+        self._owed.pop(server, None)
+        self._queues.pop(server, None)
+        for number in [n for n, page in self._pages.items() if page.server == server]:
+            self._arrived(server, number)
+
+    def forget_shard(self, shard: int) -> None:
+        """Owe nobody anything of a shard: somebody else is its authority now."""
+        for owed in self._owed.values():
+            owed.pop(shard, None)
+
+    def tick(self) -> None:
+        """Send again what was not acknowledged in time."""
+        now, patience = self._state.now.mono_ms, self._state.settings.retry_ms
+        for number, page in list(self._pages.items()):
+            waited = now - page.sent_ms
+            if waited >= (patience if len(page.keys) == 1 else 3 * patience):
+                self._arrived(page.server, number)
+                self._state.counts["sent_again"] += 1
+                self._requeue(page, number)
+
+    def flush(self) -> None:
+        """Send what there is room for."""
+        for server, queue in self._queues.items():
+            while queue and self._under_way.get(server, 0) < WINDOW:
+                self._page(server, queue)
+
+    def _page(self, server: str, queue: deque[tuple[int, Key]]) -> None:
+        items: list[Item] = []
+        shard, size = queue[0][0], 0
+        owed = self._owed.get(server, {}).get(shard, {})
+        while queue and queue[0][0] == shard and len(items) < PAGE and size < PAGE_BYTES:
+            key = queue.popleft()[1]
+            item = self._state.held(key)
+            if owed.get(key) == 0 and item is not None:
+                items.append(item)
+                size += 0 if item.record is None else sum(map(len, item.record.values.values()))
+            elif owed.get(key) == 0:
+                del owed[key]  # its time is over
+        epoch = self._epoch_of(shard)
+        if items and epoch is not None:
+            number = self._sends(server, shard, tuple(item.key for item in items))
+            self._state.tell(server, Fill(number, shard, epoch, tuple(items)))
+
+    def _sends(self, server: str, shard: int, keys: tuple[Key, ...]) -> int:
+        self._number += 1
+        owed = self._owed.setdefault(server, {}).setdefault(shard, {})
+        for key in keys:
+            owed[key] = self._number
+        self._pages[self._number] = _Page(server, shard, keys, self._state.now.mono_ms)
+        if len(keys) > 1:
+            self._under_way[server] = self._under_way.get(server, 0) + 1
+        return self._number
+
+    def _arrived(self, server: str, number: int) -> _Page | None:
+        page = self._pages.get(number)
+        if page is None or page.server != server:
+            return None
+        del self._pages[number]
+        if len(page.keys) > 1:
+            self._under_way[server] -= 1
+        return page
+
+    def _requeue(self, page: _Page, number: int) -> None:
+        owed = self._owed.get(page.server, {}).get(page.shard, {})
+        for key in page.keys:
+            if owed.get(key) == number:
+                self.owe(page.server, page.shard, key)

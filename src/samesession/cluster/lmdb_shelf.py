@@ -1,0 +1,255 @@
+"""The shelf on LMDB: the agent writes it, this server's workers read it with no call at all.
+
+Names in the map, all in one table so that one transaction sees them together:
+
+    s key               a copy                    h shard key      it is held
+    p principal key     of a principal            x deadline key   to be looked at then
+    g shard             a shard's state           e shard          its era, for workers
+    l                   the lease                 i                what this server knows of itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+from samesession.cluster.shelf import Copy, Lease, Self, ShardState, indexed, over_at
+from samesession.errors import StoreUnavailableError
+from samesession.record import Key
+from samesession.stores.lmdb_map import Map, MapError, Transaction
+
+ANONYMOUS, ANYBODY = 0.7, 0.8
+"""Shares of the map up to which new records are made; the rest is for changes and endings."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_copy = msgspec.msgpack.Decoder(Copy).decode
+_shard = msgspec.msgpack.Decoder(ShardState).decode
+_lease = msgspec.msgpack.Decoder(Lease).decode
+_self = msgspec.msgpack.Decoder(Self).decode
+_UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
+_NO_LEASE = Lease(0, -1)
+
+
+def map_of(folder: Path, size: int) -> Map:
+    """The map of one server."""
+    return Map(folder / "map", size, "cluster://…/folder?size=64MB")
+
+
+def read(map_: Map, key: Key, shard: int) -> tuple[Copy | None, int, Lease]:
+    """A copy, its shard's era and the lease, as of one moment: for `samesession.cluster.lease`.
+
+    What cannot be read is answered as if it were not there; the agent will be asked.
+    """
+    with map_.here.begin(buffers=True) as txn:
+        raw = txn.get(b"s" + key.encode())
+        if raw is None:
+            return None, 0, _NO_LEASE
+        lease, era = txn.get(b"l"), txn.get(b"e%d" % shard)
+        try:
+            copy = _copy(raw)
+            return (
+                copy if copy.item.key == key else None,
+                0 if era is None else int.from_bytes(era, "big"),
+                _NO_LEASE if lease is None else _lease(lease),
+            )
+        except _UNREADABLE:
+            return None, 0, _NO_LEASE
+
+
+class LmdbShelf:
+    """See `samesession.cluster.shelf.Shelf`; everything happens inside `writing`."""
+
+    def __init__(self, map_: Map) -> None:
+        """Take a map over, whatever is in it."""
+        self._map = map_
+        self._txn: Transaction | None = None
+        self._seen: dict[Key, Copy | None] = {}
+        self._states: dict[int, ShardState] = {}
+        with self.writing() as txn, txn.cursor() as cursor:
+            found = cursor.set_range(b"g")
+            while found and bytes(cursor.key()[:1]) == b"g":
+                with suppress(*_UNREADABLE):
+                    self._states[int(cursor.key()[1:])] = _shard(cursor.value())
+                found = cursor.next()
+
+    @contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """One write transaction: all of it is kept, or nothing.
+
+        Raises:
+            StoreUnavailableError: nothing was kept; the replica's memory may differ from now on.
+        """
+        try:
+            with self._map.here.begin(write=True) as txn:
+                self._txn = txn
+                self._seen = {}
+                yield txn
+        except MapError as error:
+            raise StoreUnavailableError(f"the cluster's map {self._map}: {error}") from None
+        finally:
+            self._txn = None
+
+    # -- copies ------------------------------------------------------------------------------------
+
+    def get(self, key: Key) -> Copy | None:
+        """See `Shelf`."""
+        if key in self._seen:
+            return self._seen[key]
+        copy = None
+        raw = self._writing.get(b"s" + _encoded(key))
+        if raw is not None:
+            try:
+                copy = _copy(raw)
+            except _UNREADABLE:
+                copy = None
+        if copy is not None and copy.item.key != key:
+            copy = None
+        self._seen[key] = copy
+        return copy
+
+    def put(self, shard: int, copy: Copy) -> None:
+        """See `Shelf`."""
+        txn, key = self._writing, copy.item.key
+        name, before = _encoded(key), self.get(key)
+        if before is not None and before.item.mark is None and copy.item.mark is not None:
+            txn.delete(b"s" + name)  # LMDB joins pages that have become empty only then
+        txn.put(b"s" + name, _pack(copy))
+        over = over_at(copy.item)
+        if before is None or over < over_at(before.item):
+            txn.put(_deadline(over) + name, b"")  # a later one moves when it is looked at
+        if copy.held and (before is None or not before.held):
+            txn.put(_held(shard) + name, b"")
+        elif before is not None and before.held and not copy.held:
+            txn.delete(_held(shard) + name)
+        was, now = _member(before), _member(copy)
+        if was != now:
+            if was is not None:
+                txn.delete(was + name)
+            if now is not None:
+                txn.put(now + name, b"")
+        self._seen[key] = copy
+
+    def drop(self, shard: int, key: Key) -> None:
+        """See `Shelf`."""
+        txn, name, before = self._writing, _encoded(key), self.get(key)
+        txn.delete(b"s" + name)
+        txn.delete(_held(shard) + name)
+        if before is not None:
+            txn.delete(_deadline(over_at(before.item)) + name)
+            member = _member(before)
+            if member is not None:
+                txn.delete(member + name)
+        self._seen[key] = None
+
+    def keys(self, shard: int) -> Iterable[Key]:
+        """See `Shelf`."""
+        return self._names(_held(shard))
+
+    def held_by(self, principal: str) -> Iterable[Key]:
+        """See `Shelf`."""
+        return self._names(_of_principal(principal))
+
+    def over(self, wall_ms: int, limit: int) -> list[Key]:
+        """See `Shelf`."""
+        found: dict[Key, None] = {}
+        with self._writing.cursor() as cursor:
+            more = cursor.set_range(b"x")
+            while more and len(found) < limit:
+                entry = bytes(cursor.key())
+                if entry[:1] != b"x" or entry[:9] > _deadline(wall_ms):
+                    break
+                key = _decoded(entry[9:])
+                copy = self.get(key)
+                if copy is not None and over_at(copy.item) <= wall_ms:
+                    found[key] = None
+                    more = cursor.next()
+                    continue
+                more = cursor.delete()  # it has gone, or goes on: entered anew
+                if copy is not None:
+                    self._writing.put(_deadline(over_at(copy.item)) + entry[9:], b"")
+                    more = cursor.set_range(entry)
+        return list(found)
+
+    def _names(self, prefix: bytes) -> list[Key]:
+        names = []
+        with self._writing.cursor() as cursor:
+            more = cursor.set_range(prefix)
+            while more:
+                name = bytes(cursor.key())
+                if not name.startswith(prefix):
+                    break
+                names.append(_decoded(name[len(prefix) :]))
+                more = cursor.next()
+        return names
+
+    # -- the rest ----------------------------------------------------------------------------------
+
+    def shards(self) -> Mapping[int, ShardState]:
+        """See `Shelf`."""
+        return self._states
+
+    def put_shard(self, shard: int, state: ShardState) -> None:
+        """See `Shelf`."""
+        before = self._states.get(shard)
+        self._states[shard] = state
+        self._writing.put(b"g%d" % shard, _pack(state))
+        if before is None or before.era != state.era:
+            self._writing.put(b"e%d" % shard, state.era.to_bytes(8, "big"))
+
+    def put_lease(self, lease: Lease) -> None:
+        """See `Shelf`."""
+        self._writing.put(b"l", _pack(lease))
+
+    def remembered(self) -> Self:
+        """See `Shelf`."""
+        raw = self._writing.get(b"i")
+        try:
+            return Self() if raw is None else _self(raw)
+        except _UNREADABLE:
+            return Self()
+
+    def remember(self, me: Self) -> None:
+        """See `Shelf`."""
+        self._writing.put(b"i", _pack(me))
+
+    def room(self, *, anonymous: bool) -> bool:
+        """See `Shelf`."""
+        return self._map.used() < (ANONYMOUS if anonymous else ANYBODY)
+
+    @property
+    def _writing(self) -> Transaction:
+        assert self._txn is not None, "a shelf is written inside `writing` only"
+        return self._txn
+
+
+def _encoded(key: Key) -> bytes:
+    return key.encode(errors="surrogatepass")[:256]  # LMDB's names end at 511 bytes
+
+
+def _decoded(name: bytes) -> Key:
+    return Key(name.decode(errors="surrogatepass"))
+
+
+def _held(shard: int) -> bytes:
+    return b"h" + shard.to_bytes(2, "big")
+
+
+def _deadline(ms: int) -> bytes:
+    return b"x" + max(0, ms).to_bytes(8, "big")
+
+
+def _of_principal(principal: str) -> bytes:
+    named = principal.encode(errors="surrogatepass")
+    return b"p" + blake2b(named, digest_size=16).digest()
+
+
+def _member(copy: Copy | None) -> bytes | None:
+    """Where a copy stands in its principal's index, if it does."""
+    if copy is None or not copy.held or not indexed(copy.item):
+        return None
+    assert copy.item.principal is not None
+    return _of_principal(copy.item.principal)

@@ -1,0 +1,1 @@
+"""The cluster around its replication core: agents, sockets, the network, the map."""

@@ -1,0 +1,91 @@
+"""The contract on clusters of one and of three servers, blocking and not, any server each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle
+
+import pytest
+
+from agents.hosts import Host, on_loopback
+from samesession.record import Applied, Delta, Ending, Key, Mark, Outcome, Record, Version
+from samesession.store import Store
+from samesession.strategies import strategy_of
+from samesession.testing import StoreContract
+
+
+class AnyServer:
+    """Each call goes to the next server, with the version that the browser's cookie would have."""
+
+    lags = True
+
+    def __init__(self, stores: list[Store]) -> None:
+        self.suspends = stores[0].suspends
+        self._stores = stores
+        self._next = cycle(stores)
+        self._seen: dict[Key, Version] = {}
+
+    async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
+        seen = at_least or self._seen.get(key)
+        return await next(self._next).load(key, at_least=seen)
+
+    async def commit(self, delta: Delta) -> Outcome:
+        outcome = await next(self._next).commit(delta)
+        if isinstance(outcome, Applied):
+            self._seen[delta.key] = outcome.commits[-1].version
+        return outcome
+
+    async def end(self, key: Key, ending: Ending) -> Mark:
+        return await next(self._next).end(key, ending)
+
+    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+        await next(self._next).admit(principal, key, until_ms)
+
+    async def dismiss(self, principal: str, key: Key) -> None:
+        await next(self._next).dismiss(principal, key)
+
+    async def held_by(self, principal: str) -> list[Record]:
+        return await next(self._next).held_by(principal)
+
+    async def end_all(self, principal: str, ending: Ending, *, keep: Key | None = None) -> int:
+        return await next(self._next).end_all(principal, ending, keep=keep)
+
+    async def close(self) -> None:
+        for store in self._stores:
+            await store.close()
+
+
+class OfCluster(StoreContract):
+    """Agents live as long as the class; stores come and go."""
+
+    generated = 12
+    servers: int
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _cluster(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with on_loopback(cls.servers, tmp_path_factory.mktemp("cluster")) as hosts:
+            cls.hosts = hosts
+            yield
+
+    def open_loop(self) -> Store:
+        return AnyServer([_opened(host, "open_loop") for host in self.hosts])
+
+    def open_threads(self) -> Store:
+        return AnyServer([_opened(host, "open_threads") for host in self.hosts])
+
+
+class TestOneServer(OfCluster):
+    servers = 1
+
+
+class TestThreeServers(OfCluster):
+    servers = 3
+
+
+def _opened(host: Host, name: str) -> Store:
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("SAMESESSION_SERVER", "SAMESESSION_LISTEN"):
+            patch.setenv(variable, host.env[variable])
+        store: Store = getattr(strategy_of(host.url), name)()
+        return store

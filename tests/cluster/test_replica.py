@@ -1,0 +1,334 @@
+"""What a cluster costs and how fast it goes on, measured in simulated time and counted messages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from samesession.cluster.placement import EVERYBODY
+from samesession.cluster.replica import Tell
+from samesession.cluster.wire import Beat, Codec, Frame, News
+from samesession.errors import StoreUnavailableError
+from samesession.record import (
+    Applied,
+    Delta,
+    Ended,
+    Ending,
+    Key,
+    Mark,
+    Origin,
+    Reason,
+    Record,
+    Taken,
+)
+from samesession.token import key_of
+from tests.cluster.simulator import WALL_MS, Host, WorkerStore, World, reads, spawn
+
+HOUR_MS = 3_600_000
+CODEC = Codec("reader", 1)
+
+
+def cluster(size: int, seed: int = 1, **settings: Any) -> World:
+    world = World(seed, [f"s{n + 1}" for n in range(size)], **settings)
+    for host in world.hosts.values():
+        host.skew_ms = 0
+        host.start()
+    assert world.run(20_000, world.calm)
+    return world
+
+
+def outcome(world: World, coroutine: Any, within_ms: int = 6000) -> Any:
+    """Run one request to its end; raises what it raised."""
+    ended: list[tuple[Any, BaseException | None]] = []
+    spawn(coroutine, lambda value, fault: ended.append((value, fault)))
+    assert world.run(world.now + within_ms, lambda: bool(ended)) or ended
+    value, fault = ended[0]
+    if fault is not None:
+        raise fault
+    return value
+
+
+def created(world: World, key: Key, principal: str | None = None, **values: bytes) -> Delta:
+    now = WALL_MS + world.now
+    origin = Origin(now, now + 2 * HOUR_MS, principal, None if principal is None else now)
+    token = world.rng.randbytes(8)
+    return Delta(key, token, now, now + HOUR_MS, sets=values or {"a": b"1"}, origin=origin)
+
+
+def changed(world: World, key: Key, **values: bytes) -> Delta:
+    return Delta(key, world.rng.randbytes(8), WALL_MS + world.now, sets=values)
+
+
+def ending(world: World, reason: Reason = Reason.LOGOUT) -> Ending:
+    return Ending(reason, WALL_MS + world.now, world.rng.randbytes(8))
+
+
+def authority_of(world: World, key: Key) -> Host:
+    for host in world.hosts.values():
+        agent = host.agent
+        if agent is not None and agent._claims.serving(agent._state.shard_of(key)):
+            return host
+    raise AssertionError("nobody is")
+
+
+def other_than(world: World, *hosts: Host) -> Host:
+    return next(host for host in world.hosts.values() if host not in hosts)
+
+
+def counting(world: World, during: Callable[[], Any]) -> tuple[Counter[str], Counter[str]]:
+    """Messages and bytes by kind, beats apart, while something is done."""
+    messages: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    send, do = world.send, Host.do
+
+    def doing(self: Host, outputs: list[Any]) -> None:
+        for output in outputs:
+            raw = getattr(output, "frame", None)
+            frame = None if raw is None else CODEC.loads(raw)
+            if isinstance(frame, Frame) and not isinstance(frame.message, Beat):
+                kind = type(frame.message).__name__
+                to_all = isinstance(output, Tell) and output.topic == "all"
+                messages[kind] += len(world.hosts) - 1 if to_all else 1
+                sizes[kind] += len(raw)
+        do(self, outputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Host, "do", doing)
+        during()
+    assert world.send == send
+    return messages, sizes
+
+
+@pytest.mark.parametrize("size", [3, 5, 8, 12])
+def test_a_commit_costs_as_many_messages_whatever_the_number_of_servers(size: int) -> None:
+    world, key = cluster(size), key_of("x")
+    asker = other_than(world, authority_of(world, key))
+    store = WorkerStore(asker)
+    outcome(world, store.commit(created(world, key)))
+    world.run(world.now + 20)
+
+    def commit() -> None:
+        assert isinstance(outcome(world, store.commit(changed(world, key, cart=b"12345"))), Applied)
+        world.run(world.now + 20)
+
+    messages, sizes = counting(world, commit)
+    assert messages == {"CommitDelta": 1, "Put": 2, "Ack": 2, "Committed": 1}
+    assert sizes["Put"] <= 2 * 200
+
+
+def test_all_to_all_costs_more_with_every_server() -> None:
+    world, key = cluster(8, copies=EVERYBODY), key_of("x")
+    store = WorkerStore(authority_of(world, key))
+    outcome(world, store.commit(created(world, key)))
+    world.run(world.now + 20)
+    messages, _ = counting(
+        world, lambda: outcome(world, store.commit(changed(world, key, cart=b"1")))
+    )
+    assert messages["Put"] == 7
+
+
+def test_an_unchanged_session_is_read_without_a_message() -> None:
+    """By its owners, and by any other server once it was used there."""
+    world, key = cluster(5), key_of("x")
+    delta = created(world, key)
+    outcome(world, WorkerStore(authority_of(world, key)).commit(delta))
+    for host in world.hosts.values():
+        assert isinstance(outcome(world, WorkerStore(host).load(key)), Record)
+
+    def read() -> None:
+        for host in world.hosts.values():
+            record = reads(host, key)
+            assert isinstance(record, Record)
+            assert record.values == delta.sets
+
+    messages, _ = counting(world, read)
+    assert not messages
+
+
+def test_writes_go_on_within_a_fifth_of_a_second_after_the_authority_was_killed() -> None:
+    for seed in range(20):
+        world, key = cluster(3, seed), key_of("x")
+        first = authority_of(world, key)
+        store = WorkerStore(other_than(world, first))
+        outcome(world, store.commit(created(world, key)))
+        killed = world.now
+        first.stop(disk=False)
+        assert isinstance(outcome(world, store.commit(changed(world, key, b=b"2"))), Applied)
+        assert world.now - killed <= 200
+        record = outcome(world, store.load(key))
+        assert record.values == {"a": b"1", "b": b"2"}
+
+
+def test_writes_go_on_within_three_seconds_after_a_host_died_silently() -> None:
+    for seed in range(10):
+        world, key = cluster(3, seed), key_of("x")
+        first = authority_of(world, key)
+        store = WorkerStore(other_than(world, first), within_ms=3000)
+        outcome(world, store.commit(created(world, key)))
+        died = world.now
+        first.stop(disk=False, silently=True)
+        assert isinstance(outcome(world, store.commit(changed(world, key, b=b"2"))), Applied)
+        assert world.now - died <= 3000
+
+
+def test_a_logout_takes_a_round_trip_with_all_servers_there() -> None:
+    world, key = cluster(5), key_of("x")
+    store = WorkerStore(other_than(world, authority_of(world, key)))
+    outcome(world, store.commit(created(world, key, "ann")))
+    world.run(world.now + 50)
+    began = world.now
+    outcome(world, store.end(key, ending(world)))
+    assert world.now - began <= 20  # simulated messages take 1 to 3 ms
+    assert all(isinstance(reads(host, key), Mark | None) for host in world.hosts.values())
+
+
+@pytest.mark.parametrize("fault", ["pause", "kill agent", "silence"])
+def test_a_logout_waits_for_a_server_that_says_nothing_and_never_longer_than_its_lease(
+    fault: str,
+) -> None:
+    """Its workers read on from its shelf: until the acknowledgement, not after it."""
+    for seed in range(8):
+        world, key = cluster(3, seed), key_of("x")
+        first = authority_of(world, key)
+        bad = other_than(world, first)
+        store = WorkerStore(other_than(world, first, bad))
+        outcome(world, store.commit(created(world, key, "ann")))
+        outcome(world, WorkerStore(bad).load(key))
+        world.run(world.now + world.rng.randrange(50, 900))
+        if fault == "pause":
+            bad.pause(20_000, workers=False)
+        else:
+            bad.stop(workers=False, silently=fault == "silence")
+        world.run(world.now + world.rng.randrange(1, 500))
+        assert isinstance(reads(bad, key), Record)
+        began = world.now
+        outcome(world, store.end(key, ending(world)))
+        assert world.now - began <= 3000 + 50
+        assert not isinstance(reads(bad, key), Record)
+
+
+def test_a_commit_alone_is_weak_and_counted() -> None:
+    world, key = cluster(1), key_of("x")
+    host = world.hosts["s1"]
+    store = WorkerStore(host)
+    assert isinstance(outcome(world, store.commit(created(world, key))), Applied)
+    assert store.weak
+    assert host.agent is not None
+    assert host.agent.counts["weak"] == 1
+
+
+def test_nobody_there_means_unknown_and_never_failed() -> None:
+    """The write may be there: sent again, it is applied once."""
+    world, key = cluster(3), key_of("x")
+    first = authority_of(world, key)
+    store = WorkerStore(other_than(world, first))
+    delta = created(world, key)
+    first.pause(1000, workers=False)
+    with pytest.raises(StoreUnavailableError):
+        outcome(world, store.commit(delta))
+    world.run(world.now + 2000)
+    assert isinstance(outcome(world, store.commit(delta)), Applied)
+    record = outcome(world, store.load(key))
+    assert record.version.number == 1
+
+
+def test_the_store_contract_in_short_across_servers() -> None:
+    world, key = cluster(3), key_of("x")
+    one, two, three = (WorkerStore(host) for host in world.hosts.values())
+    made = created(world, key, "ann")
+    assert isinstance(outcome(world, one.commit(made)), Applied)
+    assert isinstance(outcome(world, two.commit(made)), Applied)
+    assert isinstance(outcome(world, three.commit(created(world, key))), Taken)
+    held = outcome(world, three.held_by("ann"))
+    assert [record.key for record in held] == [key]
+    assert outcome(world, two.end_all("ann", ending(world))) == 1
+    assert isinstance(outcome(world, one.commit(changed(world, key, a=b"2"))), Ended)
+    assert outcome(world, one.held_by("ann")) == []
+
+
+def test_a_login_under_way_does_not_survive_a_sign_out_everywhere() -> None:
+    """It was admitted before; its record comes after, and finds a mark."""
+    world, key = cluster(3), key_of("x")
+    one, two, _ = (WorkerStore(host) for host in world.hosts.values())
+    outcome(world, one.admit("ann", key, 0))
+    assert outcome(world, two.end_all("ann", ending(world))) == 1
+    assert isinstance(outcome(world, one.commit(created(world, key, "ann"))), Ended)
+
+
+def test_a_full_store_refuses_anonymous_sessions_and_nobody_else() -> None:
+    world = cluster(3)
+    for host in world.hosts.values():
+        host.shelf.full = True
+    store = WorkerStore(world.hosts["s1"])
+    with pytest.raises(StoreUnavailableError):
+        outcome(world, store.commit(created(world, key_of("x"))))
+    assert isinstance(outcome(world, store.commit(created(world, key_of("y"), "ann"))), Applied)
+    assert isinstance(outcome(world, store.commit(changed(world, key_of("y"), a=b"2"))), Applied)
+
+
+def test_a_joiner_is_level_and_gets_its_share_within_two_seconds() -> None:
+    world = cluster(4)
+    host = world.hosts["s4"]
+    host.stop(disk=False)
+    world.run(world.now + 50)
+    store = WorkerStore(world.hosts["s1"], within_ms=2000)
+    for n in range(300):
+        outcome(world, store.commit(created(world, key_of(str(n)))))
+    began = world.now
+    host.start()
+    assert world.run(began + 2500, world.calm)
+    agent = host.agent
+    assert agent is not None
+    assert agent.ready
+    assert world.run(began + 4000, lambda: bool(agent.status(host.now)["authority_of"]))
+
+
+def test_a_server_that_leaves_has_handed_everything_over() -> None:
+    world, keys = cluster(4), [key_of(str(n)) for n in range(50)]
+    store = WorkerStore(world.hosts["s1"])
+    for key in keys:
+        outcome(world, store.commit(created(world, key)))
+    host = world.hosts["s2"]
+    assert host.agent is not None
+    host.do(host.agent.leave(host.now))
+    assert world.run(world.now + 10_000, lambda: host.agent is None)
+    assert not any(copy.held for copy in host.shelf.copies.values())
+    for key in keys:
+        assert isinstance(outcome(world, store.load(key)), Record)
+
+
+def test_what_is_over_is_swept_on_every_server() -> None:
+    world, key = cluster(3), key_of("x")
+    now = WALL_MS + world.now
+    origin = Origin(now, now + 5000)
+    delta = Delta(key, b"12345678", now, now + 5000, sets={"a": b"1"}, origin=origin)
+    outcome(world, WorkerStore(world.hosts["s1"]).commit(delta))
+    world.run(world.now + 68_000)
+    for host in world.hosts.values():
+        assert host.shelf.get(key) is None
+        assert host.agent is not None
+        assert not host.agent._claims.holds_any()
+
+
+def test_with_stale_accept_a_copy_answers_when_nobody_else_does() -> None:
+    world, key = cluster(3, accept_stale=True), key_of("x")
+    hosts = list(world.hosts.values())
+    outcome(world, WorkerStore(hosts[0]).commit(created(world, key)))
+    world.run(world.now + 100)
+    for host in hosts[1:]:
+        host.pause(30_000, workers=False)
+    world.run(world.now + 4000)
+    assert isinstance(outcome(world, WorkerStore(hosts[0]).load(key)), Record)
+    assert hosts[0].agent is not None
+
+
+def test_endings_are_the_only_news_beside_claims() -> None:
+    world, key = cluster(3), key_of("x")
+    store = WorkerStore(world.hosts["s1"])
+    messages, _ = counting(world, lambda: outcome(world, store.commit(created(world, key))))
+    assert News.__name__ not in messages
+    messages, _ = counting(world, lambda: outcome(world, store.end(key, ending(world))))
+    assert messages[News.__name__] == 2

@@ -1,0 +1,168 @@
+"""Frames: small, and whatever else arrives is refused and counted, never obeyed, never an error."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samesession.cluster.copies import Change, Item, Stamp
+from samesession.cluster.replica import Now, Replica, Settings
+from samesession.cluster.shelf import DictShelf
+from samesession.cluster.wire import (
+    LARGEST,
+    PROTOCOL,
+    Beat,
+    Claim,
+    Codec,
+    CommitDelta,
+    Echo,
+    Farewell,
+    Fill,
+    Frame,
+    Listing,
+    Load,
+    Offer,
+    Put,
+    Refusal,
+    pack,
+    unpack_answer,
+    unpack_request,
+)
+from samesession.record import Commit, Delta, Key, Mark, Origin, Reason, Record
+
+CODEC = Codec("a-server-with-a-name.example", (1 << 56) - 1)
+KEY = Key("0123456789abcdef" * 2)
+RECORD = Record(
+    KEY,
+    Origin(0, 10**12, "ann", 0),
+    (Commit(1, b"12345678"),),
+    0,
+    10**12,
+    {"cart": b"\x91\x01"},
+)
+ITEM = Item(KEY, Stamp(1 << 30, 5), 10**12, RECORD, None, "ann", {"cart": Stamp(1 << 30, 5)})
+PUT = Put(
+    10**6,
+    1023,
+    1 << 40,
+    Change(
+        KEY,
+        (1 << 64) - 1,
+        Stamp(1 << 40, 10**6),
+        Commit(1000, b"12345678"),
+        1_800_000_000_000,
+        1_800_000_000_000,
+        {"cart": b"x" * 40},
+        (),
+    ),
+)
+MESSAGES = [
+    PUT,
+    Fill(1, 2, 3, (ITEM,)),
+    Beat(1, 2, 3, True, False, ("s2",), {"s2": Echo(1, 2, 3)}),
+    Claim(1, (Offer(1, 2, 3),)),
+    Farewell(),
+]
+
+
+def test_a_change_of_one_key_has_less_than_300_bytes() -> None:
+    assert len(CODEC.dumps(PUT)) <= 200
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_what_is_sent_is_read(message: object) -> None:
+    frame = CODEC.loads(CODEC.dumps(message))  # type: ignore[arg-type]
+    assert isinstance(frame, Frame)
+    assert frame.message == message
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_frame_cut_anywhere_is_refused(message: object) -> None:
+    raw = CODEC.dumps(message)  # type: ignore[arg-type]
+    for length in range(len(raw)):
+        assert isinstance(CODEC.loads(raw[:length]), Refusal)
+
+
+def test_other_protocols_are_told_from_rubbish() -> None:
+    future = msgspec.msgpack.encode([PROTOCOL + 1, "s2", 1, [999, "what is this"]])
+    known = msgspec.msgpack.encode([PROTOCOL + 1, "s2", 1, [14]])
+    unknown = msgspec.msgpack.encode([PROTOCOL, "s2", 1, [999]])
+    assert CODEC.loads(future) is Refusal.PROTOCOL
+    assert CODEC.loads(known) is Refusal.PROTOCOL
+    assert CODEC.loads(unknown) is Refusal.MALFORMED
+    assert CODEC.loads(b"\x00" * (LARGEST + 1)) is Refusal.OVERSIZED
+    assert CODEC.loads(b"\x91" * 100_000) is Refusal.MALFORMED
+
+
+def test_a_later_build_may_add_fields_at_an_end() -> None:
+    more = msgspec.msgpack.encode([PROTOCOL, "s2", 1, [14, "added later"], "added later"])
+    frame = CODEC.loads(more)
+    assert isinstance(frame, Frame)
+    assert frame.message == Farewell()
+
+
+def test_what_workers_say_is_read_and_nothing_else() -> None:
+    commit = CommitDelta(Delta(KEY, b"12345678", 5, sets={"a": b"1"}))
+    assert unpack_request(pack(commit)) == commit
+    assert unpack_request(pack(Load(KEY))) == Load(KEY)
+    assert isinstance(unpack_request(pack(PUT)), Refusal)
+    assert isinstance(unpack_answer(pack(Load(KEY))), Refusal)
+    assert isinstance(unpack_request(b""), Refusal)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(raw: bytes) -> None:
+    assert isinstance(CODEC.loads(raw), Refusal) or msgspec.msgpack.decode(raw)
+    assert unpack_request(raw) is not None
+    assert unpack_answer(raw) is not None
+
+
+def replica() -> tuple[Replica, DictShelf]:
+    shelf = DictShelf()
+    made = Replica(Settings("s1", 7, shards=8, settle_ms=100), shelf)
+    made.start(Now(1000, 10**9))
+    for at in range(1000, 2000, 50):
+        made.tick(Now(at, 10**9))
+    return made, shelf
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8))
+def test_altered_frames_never_raise(changes: list[tuple[int, int]]) -> None:
+    made, _ = replica()
+    for message in MESSAGES:
+        raw = bytearray(CODEC.dumps(message))  # type: ignore[arg-type]
+        for at, byte in changes:
+            raw[at % len(raw)] = byte
+        made.heard(Now(2000, 10**9), bytes(raw))
+        made.asked(Now(2000, 10**9), 1, bytes(raw))
+        made.replied(Now(2000, 10**9), 1, bytes(raw))
+
+
+def test_rubbish_changes_nothing_and_is_counted() -> None:
+    made, shelf = replica()
+    before = dict(shelf.copies)
+    now = Now(2000, 10**9)
+    made.heard(now, b"\xc1")
+    made.heard(now, CODEC.dumps(Listing(1, (1,))))
+    made.asked(now, 1, CODEC.dumps(PUT))
+    made.heard(now, Codec("s1", 9).dumps(Farewell()))
+    made.heard(now, msgspec.msgpack.encode([PROTOCOL + 1, "s2", 1, [14]]))
+    counts = made.counts
+    assert counts["malformed"] == 1
+    assert counts["misplaced"] == 2
+    assert counts["own_name"] == 1
+    assert counts["wrong_protocol"] == 1
+    assert shelf.copies == before
+
+
+def test_shards_that_do_not_exist_are_refused() -> None:
+    made, shelf = replica()
+    now = Now(2000, 10**9)
+    mark = Item(KEY, Stamp(1, 1), 10**12, None, Mark(Reason.LOGOUT, 1, b"12345678"), None)
+    for message in (Fill(1, 9000, 1 << 60, (mark,)), Claim(1, (Offer(9000, 1 << 60, 0),))):
+        made.heard(now, CODEC.dumps(message))
+    made.asked(now, 1, CODEC.dumps(Listing(9000, (0,))))
+    assert 9000 not in shelf.shards()
+    assert KEY not in shelf.copies
