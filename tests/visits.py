@@ -130,7 +130,7 @@ class World:
 
     def server(self, keys: tuple[bytes, ...] | None = None) -> Sessions:
         """One more server over the same store."""
-        strategy = Given(Url.parse("memory://"), SCHEMES["memory"], self.store)
+        strategy = Given(Url.parse("memory://"), SCHEMES["memory"], store=self.store)
         limits = Limits.of(self.idle, self.lifetime, self.max_size)
         return Sessions(
             strategy, keys or self.keys, limits=limits, cookie=self.cookie, clock=self.clock

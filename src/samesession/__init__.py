@@ -4,5 +4,6 @@ from samesession.lifecycle import Held
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.settings import Carrier, Cookie
+from samesession.typed import migrates
 
-__all__ = ["Carrier", "Cookie", "Held", "Session", "Sessions"]
+__all__ = ["Carrier", "Cookie", "Held", "Session", "Sessions", "migrates"]

@@ -7,6 +7,7 @@ from threading import Lock
 
 NAMES = {
     "created": "records made",
+    "adopted": "sessions taken over from another library's cookie",
     "committed": "commits that changed a key",
     "touched": "idle deadlines moved without another change",
     "moved": "logins and rotations",

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
+from samesession import typed
 from samesession.codec import ATOMS, are_still, decode, decode_again, decode_all, encode, is_still
 from samesession.errors import (
     ResponseStartedError,
@@ -21,6 +22,8 @@ from samesession.errors import (
 )
 from samesession.record import Key, Reason, Record
 from samesession.token import Token
+
+T = TypeVar("T")
 
 PRINCIPAL_BYTES = 256
 _MISSING = object()
@@ -77,7 +80,9 @@ class Life:
         login_keys: a change of the first is a login or logout; the others are written with it.
         followed: what the first said when it was last looked at.
         by_header: the token travels in a header of its own, not in the cookie.
+        adopted: Set-Cookie's value that expires the old cookie whose data moved here.
         persistent: this cookie has Max-Age though the setting says no.
+        typed: instances that `as_` handed out by their keys, and their fields as they were then.
         keep_empty: a session without a key is kept all the same (Django's `save`).
         room: bytes that may still be written at least, once something was.
     """
@@ -105,8 +110,10 @@ class Life:
     login_keys: Sequence[str] = ()
     followed: Any = _MISSING
     by_header = False
+    adopted: bytes | None = None
     persistent = False
     keep_empty = False
+    typed: Mapping[str, tuple[Any, Any]] = _NOTHING
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
         """Begin."""
@@ -209,6 +216,22 @@ class Session(dict[str, Any]):
         if life.leaving is None:
             life.leaving = Reason.ROTATED
 
+    def as_(self, kind: type[T]) -> T:
+        """Return the contents of one key as an instance of a class; its changes are noticed.
+
+        Args:
+            kind: a dataclass, msgspec Struct or pydantic model whose fields all have defaults
+                (`samesession.typed`).
+        """
+        self.mark_accessed()
+        key, life = typed.key_for(kind), self._life
+        if key in life.typed and isinstance(life.typed[key][0], kind):
+            return cast(T, life.typed[key][0])
+        instance = typed.loads(kind, dict.get(self, key))
+        life.typed = {**life.typed, key: (instance, typed.plain(instance))}
+        self._lent = True
+        return instance
+
     def mark_accessed(self) -> None:
         """Note that the answer depends on the session (``Vary: Cookie``); every method does."""
         if not self._used:
@@ -285,6 +308,8 @@ class Session(dict[str, Any]):
             SessionTooLargeError: a nested value grew past the limit.
         """
         try:
+            if self._life.typed:
+                self._take_typed()
             return self._compared()
         except (SessionTooLargeError, ValueNotStorableError):
             self._life.told = True
@@ -380,6 +405,14 @@ class Session(dict[str, Any]):
             self._weigh(sets)
         return Changes(sets, removes)
 
+    def _take_typed(self) -> None:
+        life = self._life
+        for key, (instance, before) in life.typed.items():
+            now = typed.plain(instance)
+            if now != before:
+                self[key] = typed.dumps(instance, dict.get(self, key))
+                life.typed = {**life.typed, key: (instance, now)}
+
     def _use(self) -> None:
         failure = self._life.failure
         if failure is not None:
@@ -405,7 +438,7 @@ class Session(dict[str, Any]):
         life = self._life
         life.base, life.saved, life.room, life.changeable = {}, {}, None, ()
         life.atoms, life.raws = _NOTHING, _NOTHING
-        life.followed = None
+        life.followed, life.typed = None, {}
         self._written = True
 
     def _check(self, new: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from samesession._bridge import ready
 from samesession._random import random_bytes
+from samesession.adopt import Reader
 from samesession.counts import Counts
 from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.lifecycle import Held, Lifecycle, Tools
@@ -62,6 +63,7 @@ class Sessions:
         cookie: Cookie,
         principal_key: str | None = None,
         carrier: Carrier = Carrier.COOKIE,
+        adopt: Iterable[Reader] = (),
         clock: Callable[[], int] = now_ms,
     ) -> None:
         """Compose; `from_url` and `from_env` are the usual ways in."""
@@ -69,13 +71,14 @@ class Sessions:
         self.limits = limits
         self.cookie = cookie
         self.carrier = carrier
+        self.adopt = tuple(adopt)
         self._counts = Counts()
         login_keys = () if principal_key is None else (principal_key,)
         signer = Signer(tuple(keys))
         self._tools = Tools(signer, limits, self._counts, clock, random_bytes, login_keys)
 
     @classmethod
-    def from_url(
+    def from_url(  # noqa: PLR0913  (settings, by keyword only)
         cls,
         url: str,
         *,
@@ -86,6 +89,7 @@ class Sessions:
         max_size: int = 64 * 1024,
         principal_key: str | None = None,
         carrier: Carrier | Literal["cookie", "header", "both"] = Carrier.COOKIE,
+        adopt: Iterable[Reader] = (),
     ) -> Sessions:
         """Make the sessions of a strategy.
 
@@ -100,13 +104,16 @@ class Sessions:
                 ``"user_id"``: a change of that key is a login or a logout.
             carrier: ``"header"`` for programs that keep no cookies, ``"both"`` for a site that
                 has both kinds of clients.
+            adopt: readers of the cookies that another library signed (`samesession.adopt`).
 
         Raises:
             ConfigError: naming the setting, its value and the way out.
         """
         limits = Limits.of(idle, lifetime, max_size)
         ring = keys_from(keys, "keys")
-        return cls._checked(url, ring, limits, cookie or Cookie(), principal_key, carrier)
+        sessions = cls._checked(url, ring, limits, cookie or Cookie(), principal_key, carrier)
+        sessions.adopt = tuple(adopt)
+        return sessions
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Sessions:

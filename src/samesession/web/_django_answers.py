@@ -16,6 +16,7 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.http import HttpResponse
+from django.utils.cache import patch_vary_headers
 
 from samesession._bridge import ready
 from samesession.errors import RetryableError
@@ -67,6 +68,7 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
     cookie = response.cookies.get(settings.SESSION_COOKIE_NAME)
     if cookie is not None:
         response.headers["Cache-Control"] = "no-store"
+        patch_vary_headers(response, ("Cookie",))  # Django 4.2 leaves it out of a mere renewal
         # Django's deletion leaves flags out, and a browser may take it for another cookie's.
         cookie["httponly"] = settings.SESSION_COOKIE_HTTPONLY or ""
         cookie["secure"] = settings.SESSION_COOKIE_SECURE or ""

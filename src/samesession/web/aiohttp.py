@@ -148,7 +148,7 @@ class _Adapter:
         self.sockets = Sockets(sessions.loops)
         self._sessions = sessions
         self._core: Lifecycle = sessions.loops
-        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier, sessions.adopt)
 
     async def open(self, request: web.Request) -> AiohttpSession:
         values: list[bytes] = []
@@ -165,6 +165,9 @@ class _Adapter:
             value, by_header = self._codec.carried(header, value)
         session = await self._core.open(value, partial(_client, request), AiohttpSession)
         session._life.by_header = by_header
+        cookies = request.headers.getall("Cookie", ())
+        raw = (said.encode("utf-8", "surrogateescape") for said in cookies)
+        self._codec.adopt(session, raw, self._sessions.counts)
         return cast("AiohttpSession", session)
 
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:

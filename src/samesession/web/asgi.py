@@ -60,7 +60,7 @@ class SessionMiddleware:
         self.app = app
         self.sessions = sessions
         self._core = sessions.loops
-        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier, sessions.adopt)
         self._sockets = Sockets(self._core)
 
     async def __call__(  # noqa: C901  (a request from top to bottom; each call more costs every request)
@@ -148,6 +148,8 @@ class SessionMiddleware:
             cookie, by_header = self._codec.carried(tokens[0] if tokens else None, cookie)
         session = await self._core.open(cookie, partial(_client, scope), self.kind)
         session._life.by_header = by_header
+        cookies = (value for name, value in scope["headers"] if name == b"cookie")
+        self._codec.adopt(session, cookies, self.sessions.counts)
         scope["session"] = session
         return session
 

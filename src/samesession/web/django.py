@@ -7,7 +7,7 @@ settings; a session's key is our token.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -23,6 +23,8 @@ from samesession.web._django_answers import complete
 from samesession.web._django_settings import ENGINE, LOGIN_KEYS, get_sessions
 
 __all__ = ["Config", "SessionStore", "get_sessions"]
+
+T = TypeVar("T")
 
 _EXPIRY = "_session_expiry"
 _UNTIL = "_samesession_until"
@@ -47,6 +49,10 @@ class SessionStore(SessionBase):
     handle = property(lambda self: self._session.handle)
     version = property(lambda self: self._session.version)
     is_new = property(lambda self: self._session.is_new)
+
+    def as_(self, kind: type[T]) -> T:
+        """As `Session.as_`."""
+        return self._get_session().as_(kind)
 
     def login(self, principal: str) -> None:
         """As `Session.login`; `django.contrib.auth.login` needs no such call."""

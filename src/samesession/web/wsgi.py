@@ -56,7 +56,7 @@ class SessionMiddleware:
         self.sessions = sessions
         self._blocking: BlockingSessions = sessions.blocking
         self._core: Lifecycle = sessions.threads
-        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier, sessions.adopt)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -74,7 +74,8 @@ class SessionMiddleware:
     def open(self, environ: Environ) -> Session:
         """Open the session that a request's cookie names."""
         header = environ.get("HTTP_COOKIE", "")
-        values = self._codec.values(header.encode("latin-1", "replace")) if header else []
+        raw = header.encode("latin-1", "replace")
+        values = self._codec.values(raw) if header else []
         if len(values) > 1:
             # Which of the two is meant cannot be known, and one may be planted.
             self.sessions.counts.add("ambiguous")
@@ -82,10 +83,11 @@ class SessionMiddleware:
         value, by_header = values[0] if values else None, False
         if not self._codec.plain:
             token = environ.get("HTTP_SESSION_TOKEN")
-            header = None if token is None else token.encode("latin-1", "replace")
-            value, by_header = self._codec.carried(header, value)
+            sent = None if token is None else token.encode("latin-1", "replace")
+            value, by_header = self._codec.carried(sent, value)
         session = self._blocking.open(value, partial(_client, environ), self.kind)
         session._life.by_header = by_header
+        self._codec.adopt(session, [raw], self.sessions.counts)
         return session
 
     def headers(self, session: Session, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

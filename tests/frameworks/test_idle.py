@@ -1,0 +1,36 @@
+"""A request slower than the idle time does not end its session, nor does it lose its write."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from frameworks.sites import ROWS, Browser, Site
+
+IDLE_S = 2.0
+SLOW_S = 4.0
+
+
+@pytest.mark.parametrize("name", ["aiohttp", "flask", "litestar", "quart", "starlette"])
+def test_a_slow_request_does_not_kill_its_session(name: str, tmp_path: Path) -> None:
+    site = Site(ROWS[name], "memory://", SAMESESSION_IDLE=f"{IDLE_S}s")
+    try:
+        with Browser(site) as browser, ThreadPoolExecutor(1) as pool:
+            browser.put("first", 0)
+            with browser.twin() as tab:
+                slow = pool.submit(tab.ask, "PUT", f"/x/held/a?at={tmp_path}", json="late")
+                ends = time.monotonic() + SLOW_S
+                while time.monotonic() < ends or not (tmp_path / "in-a").exists():
+                    browser.read()  # a use, twenty times an idle time
+                    time.sleep(IDLE_S / 20)
+                browser.put("b", "quick")
+                (tmp_path / "go").touch()
+                assert slow.result(30).status_code == 200
+            assert browser.read()["data"] == {"first": 0, "a": "late", "b": "quick"}
+            time.sleep(IDLE_S * 1.2)  # nobody asks: it is over
+            assert browser.is_nobody()
+    finally:
+        site.close()
