@@ -367,9 +367,9 @@ class Members:
         return 0 if peer is None else peer.skew_ms
 
     def skewed(self) -> bool:
-        """Whether this server's clock differs from most others'."""
+        """Whether this server's clock differs from those of more than half of all servers."""
         off = sum(abs(peer.skew_ms) > SKEW_MS for peer in self.peers.values())
-        return 2 * off > len(self.peers)
+        return 2 * off > len(self.peers) + 1
 
     # -- inside ------------------------------------------------------------------------------------
 

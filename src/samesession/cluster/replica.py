@@ -26,6 +26,7 @@ from samesession.cluster.digest import bucket_of, sum_of
 from samesession.cluster.members import Members, Peer
 from samesession.cluster.news import Newsroom
 from samesession.cluster.settings import (
+    COUNTER_SHIFT,
     Ask,
     Left,
     Now,
@@ -228,6 +229,15 @@ class Replica:
             "level_in": sum(
                 state.sure(shard) for shard in range(self._settings.shards) if shard not in roles
             ),
+            "shards": {
+                shard: {
+                    "epoch": role.epoch >> COUNTER_SHIFT,
+                    "serving": role.serving,
+                    "owners": list(claims.owners(shard)),
+                    "behind": {n: claims.followers.behind(n, shard) for n in role.sides},
+                }
+                for shard, role in roles.items()
+            },
             "counts": self.counts,
         }
 
