@@ -129,7 +129,7 @@ class Newsroom:
             self._take(peer, peer.ahead.pop(max(peer.have, 0) + 1))
         for number in [n for n in peer.ahead if n <= peer.have]:
             del peer.ahead[number]
-        if peer.ahead:
+        if peer.ahead or peer.have < peer.news:
             self.ask(peer)
         self._state.tell(sender, Heard(boot, max(peer.have, 0)))
 
