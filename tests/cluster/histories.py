@@ -120,7 +120,7 @@ class History:
         self._probe()
         start = world.now
         if self.kind != "calm":
-            for _ in range(rng.randrange(1, 4)):
+            for _ in range(rng.randrange(1, 3)):
                 world.run(world.now + rng.randrange(200, 2500))
                 self._fault()
         world.run(max(world.now, start + 3000) + rng.randrange(0, 1500))
@@ -276,7 +276,7 @@ class History:
 
     def _next(self, jar: Jar) -> None:
         if not self.stopped:
-            self.world.after(self.rng.randrange(1, 300), lambda: self._act(jar))
+            self.world.after(self.rng.randrange(1, 400), lambda: self._act(jar))
 
     def _hosts(self) -> list[Host]:
         return [host for host in self.world.hosts.values() if host.workers_up and not host.left]

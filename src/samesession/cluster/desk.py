@@ -313,11 +313,12 @@ class Desk:
     def look(self) -> None:
         """Answer what may be answered by now."""
         for shard in [*self._waits]:
-            if self._claims.serving(shard) is not None:
-                self.look_at(shard)
+            self.look_at(shard)
 
     def look_at(self, shard: int) -> None:
         """Answer what may be answered by now, of one shard."""
+        if self._claims.serving(shard) is None:
+            return
         waits = self._waits.pop(shard, None)
         if waits:
             left = [wait for wait in waits if not self._answered(wait)]
