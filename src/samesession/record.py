@@ -123,12 +123,17 @@ class Record(Struct, frozen=True, array_like=True, dict=True):
         since; so the commits still remembered are compared by their tags too.
         """
         newest = self.commits[-1]
-        if newest.number <= seen.number:
-            return newest.number == seen.number and newest.token[:TAG_BYTES] == seen.tag
+        if newest.number == seen.number and newest.token[:TAG_BYTES] == seen.tag:
+            return True
+        another = False  # of that number: two servers may have given it on two sides of a partition
         for commit in reversed(self.commits):
-            if commit.number <= seen.number:
-                return commit.number == seen.number and commit.token[:TAG_BYTES] == seen.tag
-        return True
+            if commit.number < seen.number:
+                return False
+            if commit.number == seen.number:
+                if commit.token[:TAG_BYTES] == seen.tag:
+                    return True
+                another = True
+        return not another
 
 
 class Mark(Struct, frozen=True, array_like=True):

@@ -22,6 +22,9 @@ from samesession.lab.ports import Port
 from samesession.lab.processes import others_in_group
 from samesession.settings import Url
 
+HEAR_S = 150.0
+"""For one verb, as for thousands of sessions on a machine that others use too."""
+
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -85,7 +88,7 @@ class Host:
 
     def __call__(self, verb: str, **arguments: Any) -> dict[str, Any]:
         self.tell(verb, **arguments)
-        return self.hear()
+        return self.hear(HEAR_S)
 
     def patiently(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """Again until it is no longer unavailable."""
@@ -145,6 +148,8 @@ class Host:
             if (agent := self.agent) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(agent, signal.SIGTERM)
+            if self.process.poll() is None:
+                self.process.kill()  # it is in the middle of something
         left = others_in_group(self.process.pid)
         with contextlib.suppress(AssertionError):
             eventually(lambda: not others_in_group(self.process.pid), 12)

@@ -120,7 +120,7 @@ class History:
         self._probe()
         start = world.now
         if self.kind != "calm":
-            for _ in range(rng.randrange(1, 4)):
+            for _ in range(rng.randrange(1, 3)):
                 world.run(world.now + rng.randrange(200, 2500))
                 self._fault()
         world.run(max(world.now, start + 3000) + rng.randrange(0, 1500))
@@ -148,6 +148,7 @@ class History:
             raise BrokenError("not calm before the next fault: " + self._state())
         host = rng.choice([h for h in world.hosts.values() if not h.left])
         faults = [self._pause, self._kill, self._aim, self._aim, self._agent, self._leave]
+        faults += [self._restart_all, self._join]
         splits = self.kind in ("split", "link", "refuse")
         fault = self._partition if splits else rng.choice(faults)
         if self.kind == "ends":
@@ -208,6 +209,24 @@ class History:
         if self.rng.random() < 0.7:
             self._away(host, self.rng.choice([100, 3000]))
 
+    def _restart_all(self, _host: Host) -> None:
+        """Everything stops at once, without a word, and comes back with its disks."""
+        hosts = [host for host in self.world.hosts.values() if host.agent is not None]
+        self.say("stop all", [host.name for host in hosts])
+        for host in hosts:
+            host.stop()
+        for host in hosts:
+            self.world.after(self.rng.randrange(100, 1500), host.start)
+        self.world.run(self.world.now + 1600)
+
+    def _join(self, _host: Host) -> None:
+        """A server that nobody knew comes; its share of the sessions moves to it."""
+        name = f"s{len(self.world.hosts) + 1}"
+        self.say("join", name)
+        host = self.world.hosts[name] = Host(self.world, name)
+        host.start()
+        self.world.run(self.world.now + 500)
+
     def _away(self, host: Host, ms: int) -> None:
         self.world.run(self.world.now + ms)
         self.say("start", host.name)
@@ -257,7 +276,7 @@ class History:
 
     def _next(self, jar: Jar) -> None:
         if not self.stopped:
-            self.world.after(self.rng.randrange(1, 300), lambda: self._act(jar))
+            self.world.after(self.rng.randrange(1, 400), lambda: self._act(jar))
 
     def _hosts(self) -> list[Host]:
         return [host for host in self.world.hosts.values() if host.workers_up and not host.left]

@@ -10,7 +10,7 @@ from types import MethodType
 from typing import Any
 
 from samesession.cluster import counter
-from samesession.cluster.copies import Item
+from samesession.cluster.copies import Item, Stamp
 from samesession.cluster.replica import Replica, Settings
 from samesession.cluster.shelf import DictShelf, Lease
 from samesession.cluster.wire import Ack, Fence, Fill, Put
@@ -54,11 +54,14 @@ def ignores_the_lease(settings: Settings, shelf: DictShelf) -> Replica:
 def leaves_no_mark(settings: Settings, shelf: DictShelf) -> Replica:
     """Ending deletes, and says so to nobody."""
     replica = Replica(settings, shelf)
+    say = replica._news.say
 
-    def ended(self: Any, shard: int, role: Any, key: Any, before: Any, mark: Any) -> None:
+    def ended(self: Any, shard: int, role: Any, key: Any, before: Any, mark: Any) -> Item:
         self._state.forget(key)
+        return Item(key, Stamp(0, 0), 0, None, mark, None)
 
     _swap(replica._desk, "_ended", ended)
+    _swap(replica._news, "say", lambda self, endings=(), claims=(): claims and say((), claims))
     return replica
 
 

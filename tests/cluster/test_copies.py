@@ -8,7 +8,17 @@ from msgspec.structs import replace
 
 from samesession.cluster.copies import Item, Stamp, change_of, changed, contains, healed
 from samesession.cluster.digest import Digest, sum_of
-from samesession.record import Commit, Delta, Key, Mark, Origin, Reason, Record, merge
+from samesession.record import (
+    Commit,
+    Delta,
+    Key,
+    Mark,
+    Origin,
+    Reason,
+    Record,
+    Version,
+    merge,
+)
 
 KEY = Key("a" * 32)
 ORIGIN = Origin(0, 1_000_000, "ann", 0)
@@ -100,6 +110,21 @@ def test_keys_written_apart_both_survive() -> None:
     assert both.record is not None
     assert both.record.values == {"a": b"1", "b": b"2"}
     assert both.record.version.number == 3
+
+
+def test_both_cookies_of_one_number_are_covered_by_what_was_merged() -> None:
+    """Each side of a partition gave the same number to another commit."""
+    base = made(a=b"0", b=b"0")
+    one = written(base, Stamp(2, 1), b"left....", a=b"1")
+    two = written(base, Stamp(3, 1), b"right...", b=b"2")
+    both = healed(one, two)
+    assert one.record is not None
+    assert two.record is not None
+    assert both.record is not None
+    assert both.record.covers(one.record.version)
+    assert both.record.covers(two.record.version)
+    assert not both.record.covers(Version(2, b"xx"))
+    assert not one.record.covers(two.record.version)
 
 
 def test_a_removed_key_does_not_come_back_with_an_older_copy() -> None:

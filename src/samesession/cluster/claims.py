@@ -575,6 +575,7 @@ class Claims:
     # -- sending -----------------------------------------------------------------------------------
 
     def _round(self) -> None:
+        self._state.counts["rounds"] += 1
         for shard, role in self.roles.items():
             if not role.serving:
                 continue

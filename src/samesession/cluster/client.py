@@ -18,10 +18,12 @@ from msgspec.structs import replace
 
 from samesession.cluster import election, wire
 from samesession.cluster.lease import answer
-from samesession.cluster.line import Line, LoopLine, ThreadLine
+from samesession.cluster.line import Line
 from samesession.cluster.lmdb_shelf import map_of, read
+from samesession.cluster.loop_line import LoopLine
 from samesession.cluster.options import Options
 from samesession.cluster.placement import shard_of
+from samesession.cluster.thread_line import ThreadLine
 from samesession.errors import StoreUnavailableError
 from samesession.record import Delta, Ending, Key, Mark, Outcome, Record, Version
 from samesession.settings import Url

@@ -197,6 +197,8 @@ class Counter:
         before = copy.item.record
         if copy.held or before is None or copy.era != era:
             return
+        if delta.changes and applied.commits[-1].token != delta.token:
+            return  # a retry, and others have committed since
         known = applied.commits[:-1] if delta.changes else applied.commits
         if known and known[-1] == before.commits[-1]:
             self._keep(after(before, delta, applied), None, delta.key, era)

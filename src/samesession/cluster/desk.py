@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from samesession.cluster.claims import Claims, Role
 from samesession.cluster.copies import Item, Stamp, change_of
 from samesession.cluster.digest import sum_of
@@ -54,6 +56,9 @@ from samesession.record import (
 
 ADMITTED_MS = 60_000
 """How long a login may take from its admission to its record."""
+
+LISTED_BYTES = 1 << 20
+"""A list of records with more than this in their values comes without the values."""
 
 Do = Callable[[Message], None]
 Asked = Load | CommitDelta | End | Admit | Admissions | Holders | EndMany
@@ -167,7 +172,7 @@ class Desk:
     ) -> None:
         stamp = Stamp(role.epoch, self._state.shard(shard).seq + 1)
         if isinstance(written, Mark):
-            self._ended(shard, role, delta.key, before, written)
+            self._news.say((self._ended(shard, role, delta.key, before, written),))
         elif before is None:
             stamps = dict.fromkeys(written.values, stamp)
             origin = written.origin
@@ -182,31 +187,39 @@ class Desk:
             self._claims.write(shard, role, item, change)
 
     def _end(self, shard: int, role: Role, asked: End, done: Do) -> None:
-        mark, everywhere = self._finish(shard, role, asked.key, asked.ending)
+        before = self._state.held(asked.key)
+        mark, told = self._finish(shard, role, asked.key, asked.ending)
+        if told is not None:
+            self._news.say((told,))
+        everywhere = self._must_be_known(before, mark) and self._news.said(asked.key)
         self._when_held(
             asked.key, shard, 1, done, lambda weak: done(Marked(mark, weak)), everywhere=everywhere
         )
 
-    def _finish(self, shard: int, role: Role, key: Key, ending: Ending) -> tuple[Mark, bool]:
-        """End a record; returns the mark, and whether everybody must have heard."""
+    def _finish(self, shard: int, role: Role, key: Key, ending: Ending) -> tuple[Mark, Item | None]:
+        """End a record; returns the mark, and what is to be told to everybody."""
         before = self._state.held(key)
         mark = finish(None if before is None else before.value, ending)
         if before is None or before.mark is not mark:
-            self._ended(shard, role, key, before, mark)
-        elif (before.principal or mark.reason is Reason.LOGIN) and not self._news.said(key):
+            return mark, self._ended(shard, role, key, before, mark)
+        if (before.principal or mark.reason is Reason.LOGIN) and not self._news.said(key):
             # Another authority ended it, and may have died before everybody heard.
-            self._news.say((before,))
+            return mark, before
+        return mark, None
+
+    def _must_be_known(self, before: Item | None, mark: Mark) -> bool:
+        """Whether an end is answered only when everybody has heard of it (rule 3)."""
         # At a login the earlier cookie shows nothing on any server, though it was nobody's (L2).
         anonymous = before is not None and before.principal is None
-        waits = not anonymous or mark.reason is Reason.LOGIN
-        return mark, waits and self._news.said(key)
+        return not anonymous or mark.reason is Reason.LOGIN
 
-    def _ended(self, shard: int, role: Role, key: Key, before: Item | None, mark: Mark) -> None:
+    def _ended(self, shard: int, role: Role, key: Key, before: Item | None, mark: Mark) -> Item:
         stamp = Stamp(role.epoch, self._state.shard(shard).seq + 1)
         until = mark.at_ms + self._state.settings.lifetime_ms if before is None else before.until_ms
-        item = Item(key, stamp, until, None, mark, None if before is None else before.principal)
+        principal = None if before is None else before.principal
+        item = Item(key, stamp, until, None, mark, principal)
         self._claims.write(shard, role, item, None)
-        self._news.say((item,))
+        return item
 
     # -- a principal -------------------------------------------------------------------------------
 
@@ -230,24 +243,32 @@ class Desk:
         for shard in self._claims.roles:
             if self._claims.serving(shard) is not None:
                 shards[shard >> 3] |= 1 << (shard & 7)
-        records, successors = [], []
+        records, keys, size = [], [], 0
         for key in self._state.shelf.held_by(asked.principal):
             shard = self._state.shard_of(key)
             item = self._state.held(key)
             if item is None or not shards[shard >> 3] >> (shard & 7) & 1:
                 continue
-            if item.record is not None:
+            if item.mark is not None:
+                if item.mark.successor is not None:
+                    keys.append(item.mark.successor)
+            elif asked.only_keys:
+                keys.append(key)
+            elif item.record is not None:
+                size += sum(map(len, item.record.values.values()))
                 records.append(item.record)
-            elif item.mark is not None and item.mark.successor is not None:
-                successors.append(item.mark.successor)
-        done(Held(bytes(shards), tuple(records), tuple(successors)))
+        if size > LISTED_BYTES:
+            records = [replace(record, values={}) for record in records]
+        done(Held(bytes(shards), tuple(records), tuple(keys)))
 
     def _end_many(self, shard: int, role: Role, asked: EndMany, done: Do) -> None:
         keys = [key for key in asked.keys if self._state.shard_of(key) == shard]
-        marks, alive, waiting = [], 0, len(keys)
+        marks, news, alive, waiting = [], [], 0, len(keys)
         for key in keys:
             before = self._state.held(key)
-            mark, _ = self._finish(shard, role, key, asked.ending)
+            mark, told = self._finish(shard, role, key, asked.ending)
+            if told is not None:
+                news.append(told)
             was = None if before is None else before.record
             ended = mark.token == asked.ending.token
             alive += ended and (was is None or was.ends_ms > asked.ending.at_ms)
@@ -255,6 +276,8 @@ class Desk:
         if not waiting:
             done(EndedMany((), 0))
             return
+        if news:
+            self._news.say(tuple(news))
         refused = False
 
         def one_less(_weak: bool) -> None:
@@ -307,11 +330,12 @@ class Desk:
     def look(self) -> None:
         """Answer what may be answered by now."""
         for shard in [*self._waits]:
-            if self._claims.serving(shard) is not None:
-                self.look_at(shard)
+            self.look_at(shard)
 
     def look_at(self, shard: int) -> None:
         """Answer what may be answered by now, of one shard."""
+        if self._claims.serving(shard) is None:
+            return
         waits = self._waits.pop(shard, None)
         if waits:
             left = [wait for wait in waits if not self._answered(wait)]

@@ -46,7 +46,7 @@ class Peer:
             the latest.
         fresh_ms: our newest stamp that it echoed with all its news known here.
         promised: pairs of (its news, our stamp) whose news are not all here.
-        have: its news up to here are known; -1: none.
+        have: its news up to here are known; -1: none. It has said ``news``.
         ahead: its news beyond a gap.
         acked: our news that it has.
     """
@@ -61,6 +61,7 @@ class Peer:
     fresh_ms: int = -1
     promised: list[tuple[int, int]] = field(default_factory=list)
     have: int = -1
+    news: int = 0
     ahead: dict[int, News] = field(default_factory=dict)
     asked_ms: int = -1_000_000
     acked: int = -1
@@ -212,7 +213,7 @@ class Members:
             peer.era = beat.era
             self.doubters.add(name)
         peer.settled, peer.leaving = beat.settled, beat.leaving
-        peer.sees = beat.settled_peers
+        peer.sees, peer.news = beat.settled_peers, max(peer.news, beat.news)
         peer.skews.append(beat.wall_ms - now.wall_ms)
         if beat.stamp_ms > peer.stamp_ms:
             peer.stamp_ms, peer.stamp_at_ms = beat.stamp_ms, now.mono_ms
@@ -367,9 +368,9 @@ class Members:
         return 0 if peer is None else peer.skew_ms
 
     def skewed(self) -> bool:
-        """Whether this server's clock differs from most others'."""
+        """Whether this server's clock differs from those of more than half of all servers."""
         off = sum(abs(peer.skew_ms) > SKEW_MS for peer in self.peers.values())
-        return 2 * off > len(self.peers)
+        return 2 * off > len(self.peers) + 1
 
     # -- inside ------------------------------------------------------------------------------------
 

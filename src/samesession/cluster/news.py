@@ -100,11 +100,15 @@ class Newsroom:
             return
         self._state.tell(sender, News(last, (), self._claims(), whole=True))
 
-    def heard(self, sender: str, heard: Heard) -> None:
-        """Somebody has ours."""
+    def heard(self, sender: str, heard: Heard) -> list[Key]:
+        """Somebody has ours up to a number; returns what ended in those that it did not have."""
         peer = self._members.peers.get(sender)
-        if peer is not None and heard.boot == self._state.settings.boot:
-            peer.acked = max(peer.acked, heard.number)
+        if peer is None or heard.boot != self._state.settings.boot or not self._kept:
+            return []
+        before, first = peer.acked, self._kept[0].number
+        peer.acked = max(before, heard.number)
+        fresh = range(max(before + 1, first), min(peer.acked, self._members.news) + 1)
+        return [item.key for number in fresh for item in self._kept[number - first].endings]
 
     # -- the others' -------------------------------------------------------------------------------
 
@@ -129,7 +133,7 @@ class Newsroom:
             self._take(peer, peer.ahead.pop(max(peer.have, 0) + 1))
         for number in [n for n in peer.ahead if n <= peer.have]:
             del peer.ahead[number]
-        if peer.ahead:
+        if peer.ahead or peer.have < peer.news:
             self.ask(peer)
         self._state.tell(sender, Heard(boot, max(peer.have, 0)))
 

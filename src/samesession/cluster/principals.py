@@ -38,10 +38,11 @@ class Search:
 
     principal: str
     until_ms: int
+    only_keys: bool
     on: Callable[[Search | None], None]
     shards: int = 0
     records: dict[Key, Record] = field(default_factory=dict)
-    successors: dict[Key, None] = field(default_factory=dict)
+    keys: dict[Key, None] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
 
 
@@ -55,9 +56,16 @@ class Searches:
         self._desk = desk
         self._open: list[Search] = []
 
-    def begin(self, principal: str, until_ms: int, on: Callable[[Search | None], None]) -> None:
+    def begin(
+        self,
+        principal: str,
+        until_ms: int,
+        on: Callable[[Search | None], None],
+        *,
+        only_keys: bool = False,
+    ) -> None:
         """Look; ``on`` gets the search when every shard was looked at, or None when it is late."""
-        search = Search(principal, until_ms, on)
+        search = Search(principal, until_ms, only_keys, on)
         self._open.append(search)
         self._look(search)
 
@@ -85,13 +93,13 @@ class Searches:
             if not isinstance(message, Held) or search not in self._open:
                 return
             search.records |= {record.key: record for record in message.records}
-            search.successors |= dict.fromkeys(message.successors)
+            search.keys |= dict.fromkeys(message.keys)
             search.shards |= int.from_bytes(message.shards, "little")
             if search.shards == (1 << self._state.settings.shards) - 1:
                 self._open.remove(search)
                 search.on(search)
 
-        asked = Holders(search.principal)
+        asked = Holders(search.principal, search.only_keys)
         if name == self._state.settings.name:
             self._desk.serve(asked, held)
         else:
@@ -130,7 +138,9 @@ class SignOut:
     def _admissions(self, message: Message | None) -> None:
         if isinstance(message, Admitted):
             self._admitted = message.keys
-            self._searches.begin(self._request.principal, self._until_ms, self._found)
+            self._searches.begin(
+                self._request.principal, self._until_ms, self._found, only_keys=True
+            )
         else:
             self._say(None)
 
@@ -138,7 +148,7 @@ class SignOut:
         if search is None:
             self._say(None)
         else:
-            self._end([*self._admitted, *search.records, *search.successors])
+            self._end([*self._admitted, *search.keys])
 
     def _end(self, keys: Iterable[Key]) -> None:
         shards: dict[int, list[Key]] = {}

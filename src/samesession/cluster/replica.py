@@ -26,6 +26,7 @@ from samesession.cluster.digest import bucket_of, sum_of
 from samesession.cluster.members import Members, Peer
 from samesession.cluster.news import Newsroom
 from samesession.cluster.settings import (
+    COUNTER_SHIFT,
     Ask,
     Left,
     Now,
@@ -121,6 +122,7 @@ class Replica:
         state.expire()
         state.trim()
         self._claims.tick()
+        self._desk.look()
         self._counter.tick()
         if now.mono_ms - self._swept_ms >= SWEEP_MS:
             self._swept_ms = now.mono_ms
@@ -228,6 +230,15 @@ class Replica:
             "level_in": sum(
                 state.sure(shard) for shard in range(self._settings.shards) if shard not in roles
             ),
+            "shards": {
+                shard: {
+                    "epoch": role.epoch >> COUNTER_SHIFT,
+                    "serving": role.serving,
+                    "owners": list(claims.owners(shard)),
+                    "behind": {n: claims.followers.behind(n, shard) for n in role.sides},
+                }
+                for shard, role in roles.items()
+            },
             "counts": self.counts,
         }
 
@@ -256,7 +267,7 @@ class Replica:
         return {
             Beat: self._beat,
             News: self._news_came,
-            Heard: lambda sender, _, heard: news.heard(sender, heard),
+            Heard: self._heard_ours,
             Missed: lambda sender, _, missed: news.missed(sender, missed),
             Claim: claims.claim_came,
             Claimed: lambda sender, _, claimed: claims.claimed(sender, claimed),
@@ -279,6 +290,10 @@ class Replica:
     def _news_came(self, sender: str, boot: int, news: News) -> None:
         self._news.came(sender, boot, news)
         self._members.renew()
+
+    def _heard_ours(self, sender: str, _boot: int, heard: Heard) -> None:
+        for key in self._news.heard(sender, heard):
+            self._desk.look_at(self._state.shard_of(key))
 
     def _acked(self, sender: str, _boot: int, ack: Ack) -> None:
         for shard, _key in self._claims.followers.acked(sender, ack):
@@ -414,7 +429,6 @@ class Replica:
 
     def _done(self) -> list[Output]:
         if not self._left:
-            self._desk.look()
             self._claims.look()
             moved, self._claims.moved = self._claims.moved, set()
             if moved:

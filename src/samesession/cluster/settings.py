@@ -8,7 +8,8 @@ from hashlib import blake2b
 from samesession.cluster.placement import SHARDS
 from samesession.cluster.wire import Answer
 
-_COUNTER_SHIFT = 24
+COUNTER_SHIFT = 24
+"""An epoch counts above these bits; below them it names the server and its boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ class Settings:
     def epoch_after(self, epoch: int) -> int:
         """The first epoch of this server's that is higher: no other server's ever equals it."""
         text = f"{self.name}/{self.boot}".encode()
-        mine = int.from_bytes(blake2b(text, digest_size=_COUNTER_SHIFT // 8).digest(), "big")
-        return ((epoch >> _COUNTER_SHIFT) + 1) << _COUNTER_SHIFT | mine
+        mine = int.from_bytes(blake2b(text, digest_size=COUNTER_SHIFT // 8).digest(), "big")
+        return ((epoch >> COUNTER_SHIFT) + 1) << COUNTER_SHIFT | mine
 
 
 @dataclass(frozen=True, slots=True)

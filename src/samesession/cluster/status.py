@@ -7,8 +7,8 @@ from typing import Any
 
 from samesession._bridge import ready
 from samesession.cluster.client import STATUS
-from samesession.cluster.line import ThreadLine
 from samesession.cluster.options import Options
+from samesession.cluster.thread_line import ThreadLine
 from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.settings import Url, redacted
 

@@ -314,9 +314,14 @@ class Admissions(_Message, frozen=True, tag=36):
 
 
 class Holders(_Message, frozen=True, tag=37):
-    """Which records of a principal are in the shards that you are the authority of?"""
+    """Which records of a principal are in the shards that you are the authority of?
+
+    Attributes:
+        only_keys: of records that may be a hundred thousand.
+    """
 
     principal: str
+    only_keys: bool = False
 
 
 class EndMany(_Message, frozen=True, tag=38):
@@ -410,11 +415,11 @@ class Admitted(_Message, frozen=True, tag=47):
 
 
 class Held(_Message, frozen=True, tag=48):
-    """A principal's records, where others moved to lately, and which shards (bits) say so."""
+    """A principal's records, or their keys and where others moved to, in these shards (bits)."""
 
     shards: bytes
     records: tuple[Record, ...]
-    successors: tuple[Key, ...] = ()
+    keys: tuple[Key, ...] = ()
 
 
 class EndedMany(_Message, frozen=True, tag=49):
