@@ -46,7 +46,7 @@ class Postgres(Daemon):
         password = self.folder / "password"
         password.write_text(self._password)
         self._data.mkdir(mode=0o700)
-        if os.geteuid() == 0 and "setpriv" in _unprivileged(self._binaries / "postgres")[:1]:
+        if "setpriv" in _unprivileged(self._binaries)[:1]:
             self.folder.chmod(0o711)  # its lock stays private
             for path in (self._data, password):
                 shutil.chown(path, "nobody", "nogroup")
@@ -72,7 +72,7 @@ class Postgres(Daemon):
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         program = self._binaries / "postgres"
-        return [*_unprivileged(program), str(program), "-D", str(self._data), *options]
+        return [*_unprivileged(self._binaries), str(program), "-D", str(self._data), *options]
 
     def answers(self) -> bool:
         """See `Daemon`."""
@@ -83,7 +83,7 @@ class Postgres(Daemon):
     def _do(self, program: str, *arguments: str, text: str = "") -> None:
         path = self._binaries / program
         done = subprocess.run(
-            [*_unprivileged(path), str(path), *arguments],
+            [*_unprivileged(self._binaries), str(path), *arguments],
             check=False, capture_output=True, text=True, input=text, timeout=PREPARE_S,
             cwd=self.folder,
         )  # fmt: skip
@@ -195,7 +195,7 @@ def _postgres_folder() -> Path:
 
 
 @cache
-def _unprivileged(program: Path) -> tuple[str, ...]:
+def _unprivileged(folder: Path) -> tuple[str, ...]:
     """What root puts before PostgreSQL's programs; they refuse to run as root."""
     if os.geteuid() != 0:
         return ()
@@ -205,12 +205,11 @@ def _unprivileged(program: Path) -> tuple[str, ...]:
         ("unshare", "--user", "--map-user=65534", "--map-group=65534"),
     )
     for way in ways:
-        tried = subprocess.run(
-            [*way, str(program), "--version"], check=False, capture_output=True, cwd="/"
-        )
-        if tried.returncode == 0:
+        asked = [[*way, str(folder / name), "--version"] for name in ("initdb", "postgres")]
+        tried = [subprocess.run(one, check=False, capture_output=True, cwd="/") for one in asked]
+        if all(one.returncode == 0 for one in tried):
             return way
-    raise ConfigError(f"{program} runs neither as nobody nor in a user namespace; do not be root")
+    raise ConfigError(f"{folder} runs neither as nobody nor in a user namespace; do not be root")
 
 
 def _program(*names: str, install: str) -> str:
