@@ -26,5 +26,6 @@ app = Litestar(
     [index, logout],
     middleware=[session_middleware(sessions)],
     stores={"response_cache": SharedStore(sessions)},
+    on_startup=[sessions.ready],
     on_shutdown=[sessions.close],
 )

@@ -115,9 +115,13 @@ def setup(app: web.Application, sessions: Sessions) -> None:
     app.middlewares.insert(0, middleware)
     app.on_response_prepare.append(adapter.prepare)
 
+    async def ready(_app: web.Application) -> None:
+        await sessions.ready()
+
     async def close(_app: web.Application) -> None:
         await sessions.close()
 
+    app.on_startup.append(ready)
     app.on_cleanup.append(close)
 
 

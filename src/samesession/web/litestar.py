@@ -41,7 +41,8 @@ def session_middleware(
     """Return what belongs into the list ``middleware=[…]``: the one line that switches.
 
     Args:
-        sessions: shared by all requests; ``on_shutdown=[sessions.close]`` closes it.
+        sessions: shared by all requests; Litestar's ``on_startup=[sessions.ready]`` and
+            ``on_shutdown=[sessions.close]`` open and close it.
         exclude: patterns of paths that have no session.
         exclude_opt_key: of routes that have none.
     """

@@ -66,6 +66,7 @@ async def everything(request: Request[Any, Any, Any]) -> Response[bytes]:
 app = Litestar(
     [stream, background, socket, everything],
     middleware=[session_middleware(sessions)],
+    on_startup=[sessions.ready],
     on_shutdown=[sessions.close],
     request_max_body_size=10_000_000,
 )
