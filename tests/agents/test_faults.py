@@ -3,6 +3,7 @@ was logged out is shown, and everything goes on by itself."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -290,6 +291,28 @@ def test_a_forked_worker_has_its_own_connections(
         os.close(inbox)
         os.close(outbox)
         ready(store.close())
+
+
+def test_the_stores_for_loops_and_for_threads_live_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an ASGI application that uses ``sessions.blocking`` in its threads."""
+    with on_loopback(1, tmp_path) as (alone,):
+        for variable in ("SAMESESSION_SERVER", "SAMESESSION_LISTEN"):
+            monkeypatch.setenv(variable, alone.env[variable])
+        name = next(iter(made(alone, 1)))
+        threads = strategy_of(alone.url).open_threads()
+
+        async def both() -> None:
+            loop = strategy_of(alone.url).open_loop()
+            for _ in range(5):
+                assert await loop.load(name) is not None  # type: ignore[arg-type]
+                assert ready(threads.load(name)) is not None  # type: ignore[arg-type]
+            await loop.close()
+            assert ready(threads.load(name)) is not None  # type: ignore[arg-type]
+
+        asyncio.run(both())
+        ready(threads.close())
 
 
 def test_an_agent_whose_address_is_taken_waits_for_it(tmp_path: Path) -> None:

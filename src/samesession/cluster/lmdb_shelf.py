@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -34,9 +35,15 @@ _UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
 _NO_LEASE = Lease(0, -1)
 
 
+# LMDB opens a map once a process, and an application may use the store for loops and the one for
+# threads side by side.
+_maps: WeakValueDictionary[Path, Map] = WeakValueDictionary()
+
+
 def map_of(folder: Path, size: int) -> Map:
-    """The map of one server."""
-    return Map(folder / "map", size, "cluster://…/folder?size=64MB")
+    """The map of one server: one in each process, whoever asks."""
+    fresh = Map(folder / "map", size, "cluster://…/folder?size=64MB")
+    return _maps.setdefault(folder.absolute(), fresh)
 
 
 def read(map_: Map, key: Key, shard: int) -> tuple[Copy | None, int, Lease]:
