@@ -107,7 +107,7 @@ def test_a_commit_costs_as_many_messages_whatever_the_number_of_servers(size: in
     world, key = cluster(size), key_of("x")
     asker = other_than(world, authority_of(world, key))
     store = WorkerStore(asker)
-    outcome(world, store.commit(created(world, key)))
+    outcome(world, store.commit(created(world, key, large=b"x" * 5000)))
     world.run(world.now + 20)
 
     def commit() -> None:
@@ -117,6 +117,7 @@ def test_a_commit_costs_as_many_messages_whatever_the_number_of_servers(size: in
     messages, sizes = counting(world, commit)
     assert messages == {"CommitDelta": 1, "Put": 2, "Ack": 2, "Committed": 1}
     assert sizes["Put"] <= 2 * 200
+    assert sizes["Committed"] <= 200  # whatever the size of the session
 
 
 def test_all_to_all_costs_more_with_every_server() -> None:

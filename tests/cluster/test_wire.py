@@ -166,3 +166,18 @@ def test_shards_that_do_not_exist_are_refused() -> None:
     made.asked(now, 1, CODEC.dumps(Listing(9000, (0,))))
     assert 9000 not in shelf.shards()
     assert KEY not in shelf.copies
+
+
+def test_items_that_are_none_are_counted_and_not_kept() -> None:
+    made, shelf = replica()
+    nothing = Item(KEY, Stamp(1, 1), 10**12, None, None, "ann")
+    both = Item(KEY, Stamp(1, 1), 10**12, RECORD, Mark(Reason.LOGOUT, 1, b"12345678"), "ann")
+    bare = Record(KEY, RECORD.origin, (), 0, 10**12, {})
+    without = Item(KEY, Stamp(1, 1), 10**12, bare, None, "ann")
+    other = Item(Key("other"), Stamp(1, 1), 10**12, RECORD, None, "ann")
+    shards = range(8)
+    for shard in shards:
+        fill = Fill(1, shard, 1 << 60, (nothing, both, without, other))
+        made.heard(Now(2000, 10**9), CODEC.dumps(fill))
+    assert made.counts["unsound"] == 4 * len(shards)
+    assert not shelf.copies

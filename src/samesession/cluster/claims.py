@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from samesession.cluster.copies import Change, Item, by_our_clock, healed
+from samesession.cluster.copies import Change, Item, by_our_clock, healed, sound
 from samesession.cluster.digest import BUCKETS, bucket_of, sum_of
 from samesession.cluster.followers import Followers
 from samesession.cluster.members import Members
@@ -495,7 +495,7 @@ class Claims:
             if self._current(shard, role, sender, side):
                 if isinstance(message, Fetched):
                     ahead = self._members.skew_of(sender)
-                    items = [by_our_clock(item, ahead) for item in message.items]
+                    items = [by_our_clock(item, ahead) for item in message.items if sound(item)]
                     push.extend(i.key for i in items if self.absorb(shard, role, i))
                     self._pull(shard, role, sender, side, rest, push)
                 else:

@@ -83,6 +83,14 @@ class Change(Struct, frozen=True, array_like=True, gc=False):
     removes: tuple[str, ...]
 
 
+def sound(item: Item) -> bool:
+    """Whether an item is one: a peer may be of another build, or broken."""
+    record, mark = item.record, item.mark
+    if record is None:
+        return mark is not None
+    return mark is None and record.key == item.key and bool(record.commits)
+
+
 def by_our_clock(item: Item, ahead_ms: int) -> Item:
     """An item that came from a server whose clock is ahead: its mark tells how long ago it ended.
 

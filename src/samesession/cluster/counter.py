@@ -135,7 +135,9 @@ class Counter:
         era = self._state.era
 
         def loaded(message: Message | None) -> None:
-            if isinstance(message, Loaded):
+            record = message.record if isinstance(message, Loaded) else None
+            broken = record is not None and not (record.commits and record.key == load.key)
+            if isinstance(message, Loaded) and not broken:
                 self._keep(message.record, message.mark, load.key, era)
                 newer = self._state.held(load.key)
                 if newer is not None and newer.mark is not None:

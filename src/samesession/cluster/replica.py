@@ -19,7 +19,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from samesession.cluster.claims import Claims
-from samesession.cluster.copies import Item, by_our_clock, changed, healed
+from samesession.cluster.copies import Item, by_our_clock, changed, healed, sound
 from samesession.cluster.counter import Counter
 from samesession.cluster.desk import Desk
 from samesession.cluster.digest import bucket_of, sum_of
@@ -320,7 +320,7 @@ class Replica:
     def _hear_of_an_end(self, item: Item) -> None:
         state = self._state
         copy, shard = state.shelf.get(item.key), state.shard_of(item.key)
-        if item.mark is None:
+        if item.mark is None or not sound(item):
             return
         if copy is not None and copy.held:
             state.hold(shard, healed(copy.item, item))
@@ -344,7 +344,10 @@ class Replica:
         if isinstance(message, Fill):
             ahead = self._members.skew_of(sender)
             for item in message.items:
-                self._keep(shard, by_our_clock(item, ahead))
+                if sound(item):
+                    self._keep(shard, by_our_clock(item, ahead))
+                else:
+                    state.counts["unsound"] += 1
             state.tell(sender, Ack((message.number,)))
             return
         fits = self._change(shard, message)

@@ -364,7 +364,9 @@ class Committed(_Message, frozen=True, tag=42):
         """Pack an outcome; ``weak``: fewer copies than wanted hold it."""
         match outcome:
             case Applied():
-                return cls(applied=outcome, weak=weak)
+                # Without the record: the asker knows what it changed, and a session may be large.
+                applied = Applied(outcome.commits, outcome.seen_ms, outcome.idle_until_ms)
+                return cls(applied=applied, weak=weak)
             case Ended():
                 return cls(ended=outcome.mark, weak=weak)
             case Lost():
