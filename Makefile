@@ -6,7 +6,7 @@ READY := .venv/.ready
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: install up test check bench screenshot format pins help
+.PHONY: install up engines test check bench screenshot format pins help
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -31,7 +31,10 @@ $(READY): requirements.txt pyproject.toml
 up: $(READY) ## start three servers behind HAProxy: make up ARGS="--strategy redis://"
 	@exec $(BIN)/samesession up $(ARGS)
 
-test: $(READY) ## run the tests against real engines: make test ARGS="-k redis"
+engines: ## install the engines and tools of the tests that no wheel brings
+	@bash tools/engines.sh
+
+test: $(READY) engines ## run the tests against real engines: make test ARGS="-k redis"
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## format, lint, types, layers
