@@ -355,6 +355,7 @@ class History:
             if ok and session is not None and (session._life.record is not None):
                 if not store.found:
                     jar.acked, jar.unknown, jar.excused = {}, set(), self.excusing
+                    jar.principal = None
                 twice = jar.excused and key in jar.acked
                 jar.acked[key] = value
                 jar.unknown.discard(key)
@@ -378,7 +379,7 @@ class History:
         self, jar: Jar, host: Host, change: Callable[[Any], None], then: Callable[..., None]
     ) -> None:
         def look(session: Any) -> None:
-            if jar.excused and session._life.failure is None:
+            if jar.excused and session._life.record is not None:
                 jar.principal = session.principal
             if jar.cookie and session._life.failure is None and not jar.excused:
                 self.checked += 1
