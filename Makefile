@@ -6,7 +6,7 @@ READY := .venv/.ready
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: install up engines test check bench screenshot format pins help
+.PHONY: install up engines test prove check bench screenshot format pins help
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -35,7 +35,11 @@ engines: ## install the engines and tools of the tests that no wheel brings
 	@bash tools/engines.sh
 
 test: $(READY) engines ## run the tests against real engines: make test ARGS="-k redis"
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+prove: $(READY) engines ## run every trial that the promises name; takes hours
+	SAMESESSION_PROVE=1 SAMESESSION_HISTORIES=100000 SAMESESSION_TRIALS=100000 SAMESESSION_RECORDS=10000 \
+	  $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## format, lint, types, layers
 	$(BIN)/ruff format --check .

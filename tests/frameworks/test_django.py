@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
-os.environ.setdefault("SAMESESSION_URL", "memory://")
-os.environ.setdefault("SAMESESSION_KEYS", "the-key-of-every-server-in-the-frameworks-tests")
-
 import django
+import pytest
 from django.conf import settings
 
 DATABASE = "file:sessions?mode=memory&cache=shared"

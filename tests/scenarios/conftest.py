@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,9 +21,12 @@ def sites() -> Iterator[Sites]:
     sites.close()
 
 
-@pytest.fixture(
-    params=["memory", "sticky", "cluster", "redis", "sqlite", "postgresql", "memcached"]
-)
+STRATEGIES = ["memory", "sticky", "cluster", "redis", "sqlite", "postgresql"]
+if os.environ.get("SAMESESSION_PROVE") == "1":
+    STRATEGIES += ["memcached"]
+
+
+@pytest.fixture(params=STRATEGIES)
 def site(request: pytest.FixtureRequest, sites: Sites) -> Site:
     """Each strategy in turn."""
     return sites[request.param]
