@@ -35,7 +35,7 @@ engines: ## install the engines and tools of the tests that no wheel brings
 	@bash tools/engines.sh
 
 test: $(READY) engines ## run the tests against real engines: make test ARGS="-k redis"
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 prove: $(READY) engines ## run every trial that the promises name; takes hours
 	SAMESESSION_PROVE=1 SAMESESSION_HISTORIES=100000 SAMESESSION_TRIALS=100000 SAMESESSION_RECORDS=10000 \

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
+
+# Cut cables, paused machines and wrong clocks take minutes, and a machine of their own: `make prove`.
+PROVE = os.environ.get("SAMESESSION_PROVE") == "1"
+collect_ignore = [] if PROVE else ["agents/test_faults.py", "agents/test_machines.py"]
 
 # A shared machine pauses: the time of a single example says nothing about the code.
 settings.register_profile("default", deadline=None, print_blob=True)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster.histories import KINDS, BrokenError, replay
 
-HISTORIES = int(os.environ.get("SAMESESSION_HISTORIES", "400"))
+HISTORIES = int(os.environ.get("SAMESESSION_HISTORIES", "200"))
 FIRST = int(os.environ.get("SAMESESSION_FIRST_SEED", "0"))
 BATCH = 100
 

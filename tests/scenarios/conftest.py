@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from scenarios.browser import Browser
-from scenarios.site import Site, Sites
+from scenarios.site import PROVE, Site, Sites
 
 Browsers = Callable[..., Browser]
 Figure = Callable[[str], None]
@@ -21,9 +20,9 @@ def sites() -> Iterator[Sites]:
     sites.close()
 
 
-STRATEGIES = ["memory", "sticky", "cluster", "redis", "sqlite", "postgresql"]
-if os.environ.get("SAMESESSION_PROVE") == "1":
-    STRATEGIES += ["memcached"]
+STRATEGIES = ["memory", "sticky", "cluster", "redis", "postgresql"]
+if PROVE:
+    STRATEGIES += ["sqlite", "memcached"]
 
 
 @pytest.fixture(params=STRATEGIES)

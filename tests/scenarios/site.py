@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import ssl
@@ -23,6 +24,7 @@ from samesession.lab.fleet import Fleet
 from samesession.lab.plan import Plan
 
 T = TypeVar("T")
+PROVE = os.environ.get("SAMESESSION_PROVE") == "1"
 STARTED = {"sqlite", *SERVERS}
 
 # Made once: httpx takes 20 ms to make one for each client, though everything here is plain http.

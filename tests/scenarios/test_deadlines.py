@@ -20,10 +20,10 @@ from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.raw import Wire
 from scenarios.resp import Monitor
-from scenarios.site import PATIENT, PATIENT_REDIS, Site, Sites
+from scenarios.site import PATIENT, PATIENT_REDIS, PROVE, Site, Sites
 from scenarios.test_sockets import POLICY_VIOLATION, Socket
 
-STRATEGIES = ("memory", "sticky", "cluster", "redis", "sqlite", "postgresql")
+STRATEGIES = ("memory", "sticky", "cluster", "redis", "postgresql", *(("sqlite",) if PROVE else ()))
 SERVERS = ("s1", "s2", "s3")
 
 
@@ -124,7 +124,7 @@ def site_of(strategy: str, env: dict[str, str]) -> Site:
     return Site(PATIENT.get(strategy, f"{strategy}://"), servers=servers, env=env)
 
 
-TOGETHER = (("memory", "sticky", "redis"), ("sqlite", "postgresql"), ("cluster",))
+TOGETHER = (("memory", "sticky", "redis"), ("postgresql", "cluster"), ("sqlite",))
 """What runs at the same time: all of it takes real seconds, and each server takes some to start."""
 
 
