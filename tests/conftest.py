@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import settings
 
-# Cut cables, paused machines and wrong clocks take minutes, and a machine of their own: `make prove`.
+# Cut cables, paused machines and wrong clocks need minutes and an idle machine: `make prove`.
 PROVE = os.environ.get("SAMESESSION_PROVE") == "1"
 collect_ignore = [] if PROVE else ["agents/test_faults.py", "agents/test_machines.py"]
 
