@@ -549,7 +549,8 @@ async def _follows_the_model(store: Store, history: list[_Step]) -> None:
         key = keys[which]
         if kind in {"end", "move"}:
             moves = kind == "move"
-            end = ending(Reason.ROTATED if moves else Reason.LOGOUT, keys[0] if moves else None)
+            another = keys[which - 1] if moves else None  # nothing goes on as itself
+            end = ending(Reason.ROTATED if moves else Reason.LOGOUT, another)
             expected = model[key] = finish(model.get(key), end)
             assert _same(await store.end(key, end), expected)
             continue
