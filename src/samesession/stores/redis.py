@@ -40,7 +40,10 @@ from samesession.record import (
 from samesession.settings import Url
 from samesession.store import Store, end_with_successors
 from samesession.stores import redis_scripts as lua
-from samesession.stores.redis_wire import Command, LoopWire, Reply, Target, ThreadWire, Wire
+from samesession.stores.redis_loops import LoopWire
+from samesession.stores.redis_target import Target
+from samesession.stores.redis_threads import ThreadWire
+from samesession.stores.redis_wire import Command, Reply, Wire
 
 BATCH = 500
 """Scripts a pipeline when all sessions of a principal are read or ended."""
