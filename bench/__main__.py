@@ -1,4 +1,4 @@
-"""``python -m bench [options]``, ``python -m bench profile …`` or ``python -m bench cluster``."""
+"""``python -m bench [options]``, ``… profile``, ``… cluster`` or ``… frameworks``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from bench import cluster
+from bench import cluster, frameworks
 from bench.contestants import BY_NAME, RIVALS
 from bench.cpu import cores
 from bench.engine import redis
@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> int:
     os.sched_setaffinity(0, {load_core})
     if arguments[:1] == ["profile"]:
         return _profile(arguments[1:], app_core)
+    if arguments[:1] == ["frameworks"]:
+        return frameworks.main(arguments[1:], app_core, _run)
     return _compare(arguments, app_core)
 
 

@@ -14,7 +14,7 @@ HEADERS = (
     b"Accept: text/html,application/xhtml+xml\r\n"
     b"Accept-Language: en-GB,en\r\n"
 )
-# ASGI header names are lower case, and uvicorn sends them as they are.
+# In lower case, as uvicorn sends names; an answer's head is compared in lower case.
 LENGTH = b"\r\ncontent-length: "
 SET_COOKIE = b"\r\nset-cookie: "
 
@@ -66,9 +66,10 @@ class Browser(asyncio.Protocol):
         """Take the whole answer, check it, go on."""
         answer = self._answer + data if self._answer else data
         head = answer.find(b"\r\n\r\n")
-        length_at = answer.find(LENGTH, 0, head + 2) + len(LENGTH)
+        lower = answer[: head + 2].lower()
+        length_at = lower.find(LENGTH) + len(LENGTH)
         if head < 0 or len(answer) < head + 4 + int(
-            answer[length_at : answer.find(b"\r\n", length_at)]
+            lower[length_at : lower.find(b"\r\n", length_at)]
         ):
             self._answer = answer
             return
@@ -77,8 +78,8 @@ class Browser(asyncio.Protocol):
         if not answer.startswith(b"HTTP/1.1 200 ") or not self._right(answer[head + 4 :]):
             self._fail(f"{self._step.name}, expected {self._count}: {answer!r}")
             return
-        if SET_COOKIE in answer:
-            self._take_cookies(answer[:head])
+        if SET_COOKIE in lower:
+            self._take_cookies(answer[:head], lower)
         self._next()
 
     def _right(self, body: bytes) -> bool:
@@ -99,10 +100,13 @@ class Browser(asyncio.Protocol):
         if self._done is not None and not self._done.done():
             self._done.set_exception(WrongAnswerError(why))
 
-    def _take_cookies(self, head: bytes) -> None:
-        for header in head.split(SET_COOKIE)[1:]:
+    def _take_cookies(self, head: bytes, lower: bytes) -> None:
+        at = lower.find(SET_COOKIE)
+        while at >= 0:
+            header = head[at + len(SET_COOKIE) : lower.find(b"\r\n", at + 2)]
             name, _, value = header.split(b";", 1)[0].partition(b"=")
             self._cookies[name] = value
+            at = lower.find(SET_COOKIE, at + 2)
         self._compose()
 
     def _compose(self) -> None:

@@ -11,16 +11,19 @@ class Contestant:
 
     Attributes:
         name: what tables and ``--only`` call it.
-        app: module whose ``build(url)`` returns the application. A name, not a module: the parent
-            process imports no contestant, and a server imports only its own.
+        app: module whose ``build(url)`` (or function after a colon) returns the application. A
+            name, not a module: the parent process imports no contestant, and a server imports only
+            its own.
         url: where the sessions live; ``{redis}`` and ``{folder}`` (on tmpfs) are filled in.
         keeps: False only for the baseline, which has no session to prove that it kept one.
+        server: what serves it (`bench.serve.SERVERS`).
     """
 
     name: str
     app: str
     url: str = ""
     keeps: bool = True
+    server: str = "uvicorn"
 
     @property
     def uses_redis(self) -> bool:

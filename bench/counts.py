@@ -19,7 +19,7 @@ MARK = "bench-is-done"
 
 @dataclass(frozen=True)
 class Cost:
-    """What one request costs the store, on average over `REQUESTS` of them.
+    """What one request costs the store, on average over many.
 
     Attributes:
         sent: commands that the application sent, by name.
@@ -36,21 +36,25 @@ class Cost:
     bytes_out: float
 
 
-async def count(server: Server, workload: Workload, redis_port: int) -> Cost:
-    """Count what one user costs who sends `REQUESTS` requests, one after another.
+async def count(
+    server: Server, workload: Workload, redis_port: int, requests: int = REQUESTS
+) -> Cost:
+    """Count what one user costs who sends requests one after another.
 
     Two passes, since MONITOR's own output would count as bytes. The store's idle work (expiry) does
     not show in either.
     """
     async with asyncio.timeout(SLICE_S):
         users = await browsers(server, 1)
-        bytes_in, bytes_out = await _bytes(users, workload, redis_port)
-        sent, scripted = await _commands(users, workload, redis_port)
+        bytes_in, bytes_out = await _bytes(users, workload, redis_port, requests)
+        sent, scripted = await _commands(users, workload, redis_port, requests)
     users[0].close()
     return Cost(server.contestant, workload, sent, scripted, bytes_in, bytes_out)
 
 
-async def _bytes(users: list[Browser], workload: Workload, port: int) -> tuple[float, float]:
+async def _bytes(
+    users: list[Browser], workload: Workload, port: int, requests: int
+) -> tuple[float, float]:
     """Return bytes in and out per request."""
     with Connection(port) as redis:
 
@@ -66,17 +70,17 @@ async def _bytes(users: list[Browser], workload: Workload, port: int) -> tuple[f
             )
 
         in_before, out_before, _, answer = traffic()
-        await visit_all(users, workload, REQUESTS)
+        await visit_all(users, workload, requests)
         in_after, out_after, question, _ = traffic()
     # Each INFO has counted its own question, but not yet its own answer.
     return (
-        (in_after - in_before - question) / REQUESTS,
-        (out_after - out_before - answer) / REQUESTS,
+        (in_after - in_before - question) / requests,
+        (out_after - out_before - answer) / requests,
     )
 
 
 async def _commands(
-    users: list[Browser], workload: Workload, port: int
+    users: list[Browser], workload: Workload, port: int, requests: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return commands per request: sent by the application, and run by scripts."""
     sent: Counter[str] = Counter()
@@ -85,15 +89,15 @@ async def _commands(
         monitor.send("MONITOR")
         if monitor.line() != b"+OK":
             raise ConnectionError("Redis refused MONITOR")
-        await visit_all(users, workload, REQUESTS)
+        await visit_all(users, workload, requests)
         marker.send(f"ECHO {MARK}")
         # +1700000000.123456 [0 127.0.0.1:40000] "GET" "key"; inside a script the address is `lua`.
         while (line := monitor.line().decode(errors="replace")) and MARK not in line:
             where, _, command = line.partition("] ")
             name = command.split(" ", 1)[0].strip('"').upper()
             (scripted if where.endswith(" lua") else sent)[name] += 1
-    return _per_request(sent), _per_request(scripted)
+    return _per_request(sent, requests), _per_request(scripted, requests)
 
 
-def _per_request(counted: Counter[str]) -> dict[str, float]:
-    return {name: number / REQUESTS for name, number in sorted(counted.items())}
+def _per_request(counted: Counter[str], requests: int) -> dict[str, float]:
+    return {name: number / requests for name, number in sorted(counted.items())}

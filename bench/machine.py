@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,9 +24,9 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, {system}, Python {platform.python_version()}"
 
 
-def versions() -> str:
+def versions(packages: Sequence[str] = PACKAGES) -> str:
     """Return the versions of everything that took part; an absent package says so."""
-    return ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
+    return ", ".join(f"{package} {_version(package)}" for package in packages)
 
 
 def revision() -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.contestants import BASELINE, SIGNED_COOKIE, STARSESSIONS, Contestant
 from bench.counts import REQUESTS, Cost
-from bench.figures import Figures, Spread
+from bench.figures import Figures
 from bench.floors import Floor, floors
+from bench.markdown import NONE, commands, spread, table
 from bench.rounds import Measured, Plan
 from bench.workloads import Workload
 
 RWM = (Workload.R, Workload.W, Workload.M)
 RW = RWM[:2]
-NONE = "–"
 
 LEGEND = """\
 R reads one key, W changes one, M is 9 R to 1 W; the session has 8 keys, 575 bytes as JSON.
@@ -42,24 +42,24 @@ def report(measured: Measured, *, facts: Sequence[tuple[str, str]]) -> tuple[str
         "\n".join(f"- {name}: {value}" for name, value in facts),
         LEGEND,
         f"## Application CPU, {plan.connections} connections",
-        _table(_cpu_rows(measured.many, plan)),
+        table(_cpu_rows(measured.many, plan)),
         "## The whole request as a multiple of the same request without a session",
-        _table(_whole_rows(measured.many, plan)),
+        table(_whole_rows(measured.many, plan)),
     ]
     for rival in (SIGNED_COOKIE, STARSESSIONS):
         if rival in plan.rivals:
             parts += [
                 f"## What the session adds, as a multiple of what {rival.name} adds",
-                _table(_ratio_rows(measured.many, plan, rival)),
+                table(_ratio_rows(measured.many, plan, rival)),
             ]
-    parts += ["## One connection alone", _table(_lone_rows(measured.lone, plan))]
+    parts += ["## One connection alone", table(_lone_rows(measured.lone, plan))]
     if measured.costs:
         parts += [
             f"## What Redis sees per request, counted over {REQUESTS} of them, one after another",
-            _table(_cost_rows(measured.costs)),
+            table(_cost_rows(measured.costs)),
         ]
     if judged:
-        parts += ["## Floors", _table(_floor_rows(judged))]
+        parts += ["## Floors", table(_floor_rows(judged))]
     return "\n\n".join(parts) + "\n", all(floor.holds for floor in judged)
 
 
@@ -90,7 +90,7 @@ def _cpu_rows(figures: Figures, plan: Plan) -> Iterator[Sequence[str]]:
 def _whole_rows(figures: Figures, plan: Plan) -> Iterator[Sequence[str]]:
     yield ("contestant", "R", "W", "M")
     for contestant in plan.rivals:
-        yield (contestant.name, *(_spread(figures.whole(contestant, workload)) for workload in RWM))
+        yield (contestant.name, *(spread(figures.whole(contestant, workload)) for workload in RWM))
 
 
 def _ratio_rows(figures: Figures, plan: Plan, rival: Contestant) -> Iterator[Sequence[str]]:
@@ -99,7 +99,7 @@ def _ratio_rows(figures: Figures, plan: Plan, rival: Contestant) -> Iterator[Seq
         if contestant is not rival:
             yield (
                 contestant.name,
-                *(_spread(figures.ratio(contestant, rival, workload)) for workload in RWM),
+                *(spread(figures.ratio(contestant, rival, workload)) for workload in RWM),
             )
 
 
@@ -123,7 +123,7 @@ def _lone_rows(figures: Figures, plan: Plan) -> Iterator[Sequence[str]]:
         yield (
             rival.name,
             *(f"{figures.added_us(rival, workload):+.1f}" for workload in RW),
-            *(_spread(figures.whole(rival, workload)) for workload in RW),
+            *(spread(figures.whole(rival, workload)) for workload in RW),
             *(f"{figures.p50_us(rival, workload):.0f}" for workload in RW),
         )
 
@@ -134,8 +134,8 @@ def _cost_rows(costs: Sequence[Cost]) -> Iterator[Sequence[str]]:
         yield (
             cost.contestant.name,
             cost.workload.name,
-            _commands(cost.sent),
-            _commands(cost.scripted),
+            commands(cost.sent),
+            commands(cost.scripted),
             f"{cost.bytes_in:.1f}",
             f"{cost.bytes_out:.1f}",
         )
@@ -145,23 +145,3 @@ def _floor_rows(judged: Sequence[Floor]) -> Iterator[Sequence[str]]:
     yield ("floor", "measured", "verdict")
     for floor in judged:
         yield (floor.claim, floor.measured, "pass" if floor.holds else "**FAIL**")
-
-
-def _spread(spread: Spread) -> str:
-    return f"{spread.value:.2f} ({spread.least:.2f} – {spread.greatest:.2f})"
-
-
-def _commands(per_request: dict[str, float]) -> str:
-    return (
-        ", ".join(
-            name if number == 1 else f"{number:g} {name}" for name, number in per_request.items()
-        )
-        or NONE
-    )
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    """Render rows, the first of which is the head; everything but the names to the right."""
-    head, *body = rows
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))

@@ -16,7 +16,6 @@ from samesession.lab.engines import Engine
 
 SLICE_REQUESTS = 640  # 0.05 to 0.5 s: shorter than most of the host's moods, 20 per connection
 LONE_REQUESTS = 200  # a connection alone waits for each answer
-LONE_WORKLOADS = (Workload.R, Workload.W)
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,17 @@ class Plan:
 
     Attributes:
         turns: slices per round, contestant, workload and number of connections.
-        connections: how many at the same time; one connection alone is measured as well.
+        connections: how many at the same time.
+        baseline: the same application without a session.
+        lone: workloads that one connection alone is measured with as well.
     """
 
     rivals: Sequence[Contestant]
     rounds: int
     turns: int
     connections: int
+    baseline: Contestant = BASELINE
+    lone: Sequence[Workload] = (Workload.R, Workload.W)
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,14 @@ async def measure(
             crowds = {one: await browsers(running[one], plan.connections) for one in running}
             loners = {one: await browsers(running[one], 1) for one in running}
             for turn in range(plan.turns):
-                order = _alternating(plan.rivals, turn)
+                order = _alternating(plan, turn)
                 for workload in Workload:
                     row = [
                         await run_slice(running[one], crowds[one], workload, SLICE_REQUESTS, engine)
                         for one in order
                     ]
                     many += compared(row, number)
-                for workload in LONE_WORKLOADS:
+                for workload in plan.lone:
                     row = [
                         await run_slice(running[one], loners[one], workload, LONE_REQUESTS, engine)
                         for one in order
@@ -89,14 +92,14 @@ def _servers(plan: Plan, engine: Engine, core: int) -> Iterator[dict[Contestant,
     with ExitStack() as stack:
         yield {
             one: stack.enter_context(server(one, engine=engine, core=core))
-            for one in (BASELINE, *plan.rivals)
+            for one in (plan.baseline, *plan.rivals)
         }
 
 
-def _alternating(rivals: Sequence[Contestant], turn: int) -> list[Contestant]:
+def _alternating(plan: Plan, turn: int) -> list[Contestant]:
     """Return baseline, rival, baseline, rival, …, baseline; another rival goes first each time."""
-    first = turn % len(rivals)
-    order = [BASELINE]
-    for rival in (*rivals[first:], *rivals[:first]):
-        order += [rival, BASELINE]
+    first = turn % len(plan.rivals)
+    order = [plan.baseline]
+    for rival in (*plan.rivals[first:], *plan.rivals[:first]):
+        order += [rival, plan.baseline]
     return order

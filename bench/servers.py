@@ -6,7 +6,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,17 @@ from bench.contestants import Contestant
 from samesession.lab.engines import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
-START_S = 20.0
+START_S = 60.0  # under valgrind; else about one
 STOP_S = 5.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running application server of one contestant."""
+    """A running application server of one contestant.
+
+    Attributes:
+        pid: of the process that answers (gunicorn's worker, not its master).
+    """
 
     contestant: Contestant
     port: int
@@ -31,7 +35,12 @@ class Server:
 
 @contextmanager
 def server(
-    contestant: Contestant, *, engine: Engine, core: int, cprofile: Path | None = None
+    contestant: Contestant,
+    *,
+    engine: Engine,
+    core: int,
+    cprofile: Path | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Serve a contestant on a free port of the loopback until the block ends.
 
@@ -39,12 +48,16 @@ def server(
         engine: the Redis for contestants that use one; each names its own database there.
         core: the core that the server alone runs on.
         cprofile: where to leave cProfile's figures at the end.
+        under: a command that runs the server, such as valgrind.
     """
     # tmpfs, as DESIGN section 5 wants for the local store.
     with TemporaryDirectory(prefix="bench-", dir="/dev/shm") as folder:
         redis = f"redis://127.0.0.1:{engine.port}"
         url = contestant.url.format(redis=redis, folder=folder)
-        command = [sys.executable, "-m", "bench.serve", contestant.app, url, "--core", str(core)]
+        command = [*under, sys.executable, "-m", "bench.serve", contestant.server, contestant.app]
+        command += [url, "--core", str(core)]
+        if under:
+            command.append("--no-fork")
         if cprofile is not None:
             command += ["--cprofile", str(cprofile)]
         log = Path(folder, "stderr")
@@ -56,20 +69,23 @@ def server(
             ) as child,
         ):
             try:
-                yield Server(contestant, _port(child, contestant, log), child.pid)
+                yield Server(contestant, *_port_and_pid(child, contestant, log))
             finally:
                 _stop(child)
 
 
-def _port(child: subprocess.Popen[bytes], contestant: Contestant, log: Path) -> int:
-    """Return the port that the child prints once it listens."""
+def _port_and_pid(
+    child: subprocess.Popen[bytes], contestant: Contestant, log: Path
+) -> tuple[int, int]:
+    """Return the port that the child prints once it listens, and the pid that serves there."""
     assert child.stdout is not None
     with selectors.DefaultSelector() as ready:
         ready.register(child.stdout, selectors.EVENT_READ)
         line = child.stdout.readline() if ready.select(START_S) else b""
     if not line:
         raise SystemExit(f"bench: {contestant.name} did not start:\n{log.read_text()[-2000:]}")
-    return int(line)
+    port, pid = map(int, line.split())
+    return port, pid
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

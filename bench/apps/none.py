@@ -2,7 +2,8 @@
 
 from starlette.applications import Starlette
 
-from bench.apps.shop import payload, shop
+from bench.apps.payload import payload
+from bench.apps.shop import shop
 
 
 def build(url: str) -> Starlette:
