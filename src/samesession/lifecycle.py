@@ -354,10 +354,16 @@ class Lifecycle:
         return Origin(now, absolute, life.principal, now, client.user_agent, client.address)
 
     async def _create(
-        self, origin: Origin, values: Mapping[str, bytes], now: int, floor: int
+        self,
+        origin: Origin,
+        values: Mapping[str, bytes],
+        now: int,
+        floor: int,
+        id_: str | None = None,
     ) -> tuple[str, Record | None]:
         """Enter the index, then insert; the other way round a sign-out everywhere could miss it."""
-        id_ = id_from(self._tools.random(ID_BYTES))
+        if id_ is None:
+            id_ = id_from(self._tools.random(ID_BYTES))
         key = key_of(id_)
         if origin.principal is not None:
             await self.store.admit(origin.principal, key, origin.absolute_ms)
@@ -391,6 +397,8 @@ class Lifecycle:
         """End the record, and what a login or rotation made of it a moment ago."""
         record = life.record
         if life.token is None or not (record is not None or life.quiet):
+            if life.adopted is not None and not life.started:
+                life.cookie = ""  # the old cookie that came goes with it
             return
         ending = self._ending(Reason.LOGOUT, life)
         mark = await end_with_successors(self.store, life.token.key, ending)

@@ -80,7 +80,8 @@ class Life:
         login_keys: a change of the first is a login or logout; the others are written with it.
         followed: what the first said when it was last looked at.
         by_header: the token travels in a header of its own, not in the cookie.
-        adopted: Set-Cookie's value that expires the old cookie whose data moved here.
+        adopted: Set-Cookie's value that expires the old cookie whose data moved here; "" where
+            our own cookie takes its place.
         persistent: this cookie has Max-Age though the setting says no.
         typed: instances that `as_` handed out by their keys, and their fields as they were then.
         keep_empty: a session without a key is kept all the same (Django's `save`).

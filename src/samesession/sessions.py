@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
@@ -16,7 +16,7 @@ from typing import Literal
 
 from samesession._bridge import ready
 from samesession._random import random_bytes
-from samesession.adopt import Reader
+from samesession.adopt import Reader, Shelf, StoredReader, checked, is_stored
 from samesession.counts import Counts
 from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.lifecycle import Held, Lifecycle, Tools
@@ -32,7 +32,8 @@ from samesession.settings import (
     size_bytes,
 )
 from samesession.store import Store
-from samesession.strategies import Strategy, strategy_of
+from samesession.strategies import Strategy, open_shelf, strategy_of
+from samesession.takeover import TakeOver
 from samesession.token import Signer
 
 log = logging.getLogger("samesession")
@@ -63,7 +64,7 @@ class Sessions:
         cookie: Cookie,
         principal_key: str | None = None,
         carrier: Carrier = Carrier.COOKIE,
-        adopt: Iterable[Reader] = (),
+        adopt: Sequence[Reader | StoredReader] = (),
         clock: Callable[[], int] = now_ms,
     ) -> None:
         """Compose; `from_url` and `from_env` are the usual ways in."""
@@ -71,11 +72,11 @@ class Sessions:
         self.limits = limits
         self.cookie = cookie
         self.carrier = carrier
-        self.adopt = tuple(adopt)
+        self.adopt = checked(adopt)
         self._counts = Counts()
-        login_keys = () if principal_key is None else (principal_key,)
+        self.login_keys = () if principal_key is None else (principal_key,)
         signer = Signer(tuple(keys))
-        self._tools = Tools(signer, limits, self._counts, clock, random_bytes, login_keys)
+        self._tools = Tools(signer, limits, self._counts, clock, random_bytes, self.login_keys)
 
     @classmethod
     def from_url(  # noqa: PLR0913  (settings, by keyword only)
@@ -89,7 +90,7 @@ class Sessions:
         max_size: int = 64 * 1024,
         principal_key: str | None = None,
         carrier: Carrier | Literal["cookie", "header", "both"] = Carrier.COOKIE,
-        adopt: Iterable[Reader] = (),
+        adopt: Sequence[Reader | StoredReader] = (),
     ) -> Sessions:
         """Make the sessions of a strategy.
 
@@ -104,7 +105,7 @@ class Sessions:
                 ``"user_id"``: a change of that key is a login or a logout.
             carrier: ``"header"`` for programs that keep no cookies, ``"both"`` for a site that
                 has both kinds of clients.
-            adopt: readers of the cookies that another library signed (`samesession.adopt`).
+            adopt: readers of what another session library left (`samesession.adopt`).
 
         Raises:
             ConfigError: naming the setting, its value and the way out.
@@ -112,7 +113,8 @@ class Sessions:
         limits = Limits.of(idle, lifetime, max_size)
         ring = keys_from(keys, "keys")
         sessions = cls._checked(url, ring, limits, cookie or Cookie(), principal_key, carrier)
-        sessions.adopt = tuple(adopt)
+        sessions.adopt = checked(adopt)
+        _ = sessions.old_loops
         return sessions
 
     @classmethod
@@ -253,6 +255,10 @@ class Sessions:
     async def close(self) -> None:
         """Close connections and files; adapters do it at shutdown, and a later use reopens them."""
         await self.loops.store.close()
+        for opened in ("old_loops", "old_threads"):
+            old: TakeOver | None = self.__dict__.get(opened)
+            if old is not None:
+                await old.close()
         threads: Lifecycle | None = self.__dict__.get("threads")  # opened only if it was used
         if threads is not None and threads is not self.loops:
             await threads.store.close()
@@ -285,6 +291,21 @@ class Sessions:
                 "use it under ASGI or aiohttp, or choose redis:// for threads"
             )
         return Lifecycle(store, self._tools)
+
+    @cached_property
+    def old_loops(self) -> TakeOver:
+        """What another library left, for event loops."""
+        return TakeOver(self.loops, self._shelves("open_loop"))
+
+    @cached_property
+    def old_threads(self) -> TakeOver:
+        """The same for threads."""
+        return TakeOver(self.threads, self._shelves("open_threads"))
+
+    def _shelves(self, opener: Literal["open_loop", "open_threads"]) -> dict[str, Shelf]:
+        """The old stores by their URLs."""
+        urls = {reader.url for reader in self.adopt if is_stored(reader)}
+        return {url: open_shelf(url, opener) for url in urls}
 
     @cached_property
     def blocking(self) -> BlockingSessions:

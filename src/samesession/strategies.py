@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Literal, cast, get_args
 
+from samesession.adopt import Shelf
 from samesession.errors import ConfigError
 from samesession.settings import Url, redacted
 from samesession.store import Store
@@ -152,6 +153,23 @@ def strategy_of(url: str) -> Strategy:
     return Strategy(
         replace(parsed, parameters=parameters), row, old=left, write_old=write is not None
     )
+
+
+def open_shelf(url: str, opener: Literal["open_loop", "open_threads"]) -> Shelf:
+    """Open another library's store, to read from it (`samesession.adopt`).
+
+    Raises:
+        ConfigError: it is no Redis or Valkey.
+    """
+    parsed = Url.parse(url)
+    row = SCHEMES.get(parsed.scheme)
+    if row is None or row.module != "samesession.stores.redis":
+        raise ConfigError(
+            f"{redacted(url)!r}: sessions are adopted from redis:// and valkey:// "
+            "(and from cookies that hold them)"
+        )
+    shelves = replace(row, module="samesession.stores.redis_shelf")
+    return cast(Shelf, Strategy(parsed, shelves)._opener(opener)(parsed))
 
 
 def _from_entry_points(scheme: str) -> Scheme | None:

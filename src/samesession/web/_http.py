@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
-from samesession.adopt import Reader, read
-from samesession.counts import Counts
-from samesession.errors import (
-    ResponseStartedError,
-    RetryableError,
-    SessionTooLargeError,
-    ValueNotStorableError,
-)
+from samesession.errors import ResponseStartedError, RetryableError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Reason
 from samesession.session import Client, Life, Session
@@ -40,12 +33,9 @@ class CookieCodec:
         plain: it travels in the cookie only, as most do.
     """
 
-    def __init__(
-        self, cookie: Cookie, carrier: Carrier = Carrier.COOKIE, adopt: Sequence[Reader] = ()
-    ) -> None:
+    def __init__(self, cookie: Cookie, carrier: Carrier = Carrier.COOKIE) -> None:
         """Prepare what does not change from request to request."""
-        self.plain = carrier is Carrier.COOKIE and not adopt
-        self._old = [(reader, CookieCodec(_cookie_of(reader))) for reader in adopt]
+        self.plain = carrier is Carrier.COOKIE
         self._carrier = carrier
         self._vary = _VARY[carrier]
         self._needle = f"{cookie.name}=".encode("latin-1")
@@ -94,45 +84,15 @@ class CookieCodec:
             return header or None, True
         return cookie, False
 
-    def adopt(self, session: Session, headers: Iterable[bytes], counts: Counts) -> None:
-        """Move the data of another library's cookie into a session that has none.
-
-        Args:
-            session: as it was opened; one whose own token is valid is left alone.
-            headers: the request's Cookie headers.
-            counts: of what happened.
-        """
-        life = session._life
-        if not self._old or life.token is not None:
-            return
-        headers = list(headers)
-        for reader, codec in self._old:
-            values = [value for header in headers for value in codec.values(header)]
-            contents = read(reader, values[0]) if len(values) == 1 else None
-            if contents is None:
-                continue
-            try:
-                session.update(contents)
-            except (SessionTooLargeError, ValueNotStorableError):
-                continue
-            counts.add("adopted")
-            life.adopted = None if codec._name == self._name else codec.set(Life(0, 0, Client))
-            return
-
     def answered(self, headers: Iterable[tuple[bytes, bytes]], life: Life) -> Headers:
         """A response's headers with what its session adds to them."""
         if life.cookie is None:
             return varied(headers, None, self._vary)
         if life.by_header:
             return varied(headers, (TOKEN_HEADER, life.cookie.encode()), self._vary)
-        if life.adopted is not None and life.cookie:
+        if life.adopted:
             headers = [*headers, (b"set-cookie", life.adopted)]
         return varied(headers, (b"set-cookie", self.set(life)), self._vary)
-
-
-def _cookie_of(reader: Reader) -> Cookie:
-    prefixed = reader.cookie.lower().startswith(("__host-", "__secure-"))
-    return Cookie(name=reader.cookie, path=reader.path, domain=reader.domain, secure=prefixed)
 
 
 def varied(

@@ -20,6 +20,7 @@ from samesession.lifecycle import Lifecycle
 from samesession.record import Key
 from samesession.session import Client, Session
 from samesession.sessions import Sessions
+from samesession.web._adopt import OldCookies
 from samesession.web._checks import check_sessions
 from samesession.web._http import (
     CookieCodec,
@@ -152,7 +153,10 @@ class _Adapter:
         self.sockets = Sockets(sessions.loops)
         self._sessions = sessions
         self._core: Lifecycle = sessions.loops
-        self._codec = CookieCodec(sessions.cookie, sessions.carrier, sessions.adopt)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
+        self._old = OldCookies(
+            lambda: sessions.old_loops, sessions.adopt, sessions.cookie, sessions.login_keys
+        )
 
     async def open(self, request: web.Request) -> AiohttpSession:
         values: list[bytes] = []
@@ -171,8 +175,7 @@ class _Adapter:
         session._life.by_header = by_header
         cookies = request.headers.getall("Cookie", ())
         raw = (said.encode("utf-8", "surrogateescape") for said in cookies)
-        self._codec.adopt(session, raw, self._sessions.counts)
-        return cast("AiohttpSession", session)
+        return cast("AiohttpSession", await self._old.moved_in(session, raw))
 
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if _VISIT in request:

@@ -7,7 +7,7 @@ before the first byte of the response.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from samesession.errors import ConfigError, RetryableError
 from samesession.session import Client, Session
 from samesession.sessions import Sessions
+from samesession.web._adopt import OldCookies
 from samesession.web._checks import check_once, check_sessions, is_wsgi
 from samesession.web._http import (
     TOKEN_HEADER,
@@ -39,6 +40,8 @@ class SessionMiddleware:
     """Gives every http and websocket request its session."""
 
     kind: type[Session] = Session
+    login_keys: Sequence[str] = ()
+    """Where the framework's own login marks who it is, unless ``principal_key`` says otherwise."""
 
     def __init__(self, app: App, sessions: Sessions) -> None:
         """Wrap ``app``.
@@ -60,7 +63,14 @@ class SessionMiddleware:
         self.app = app
         self.sessions = sessions
         self._core = sessions.loops
-        self._codec = CookieCodec(sessions.cookie, sessions.carrier, sessions.adopt)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
+        self._plain = self._codec.plain and not sessions.adopt
+        self._old = OldCookies(
+            lambda: sessions.old_loops,
+            sessions.adopt,
+            sessions.cookie,
+            sessions.login_keys or self.login_keys,
+        )
         self._sockets = Sockets(self._core)
 
     async def __call__(  # noqa: C901  (a request from top to bottom; each call more costs every request)
@@ -71,7 +81,7 @@ class SessionMiddleware:
             await self._other(scope, receive, send)
             return
         core = self._core
-        if self._codec.plain:  # one call less, for most
+        if self._plain:  # one call less, for most
             cookie = self._cookie(scope["headers"])
             session = scope["session"] = await core.open(cookie, partial(_client, scope), self.kind)
         else:
@@ -149,8 +159,7 @@ class SessionMiddleware:
         session = await self._core.open(cookie, partial(_client, scope), self.kind)
         session._life.by_header = by_header
         cookies = (value for name, value in scope["headers"] if name == b"cookie")
-        self._codec.adopt(session, cookies, self.sessions.counts)
-        scope["session"] = session
+        scope["session"] = session = await self._old.moved_in(session, cookies)
         return session
 
     def _cookie(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

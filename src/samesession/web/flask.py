@@ -74,7 +74,7 @@ cast(ABCMeta, SessionMixin).register(FlaskSession)
 
 
 class _Middleware(SessionMiddleware):
-    kind = FlaskSession
+    kind, login_keys = FlaskSession, LOGIN_KEYS
 
 
 class CookieAnswers:

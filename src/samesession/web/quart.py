@@ -23,7 +23,7 @@ from samesession.web.flask import LOGIN_KEYS, CookieAnswers, FlaskSession, check
 
 
 class _Middleware(SessionMiddleware):
-    kind = FlaskSession
+    kind, login_keys = FlaskSession, LOGIN_KEYS
 
 
 class Interface(CookieAnswers, SessionInterface):

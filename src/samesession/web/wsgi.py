@@ -7,7 +7,7 @@ The ``write`` callable of PEP 3333 commits too, since it sends at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -18,6 +18,7 @@ from samesession.errors import ConfigError, RetryableError
 from samesession.lifecycle import Lifecycle
 from samesession.session import Client, Session
 from samesession.sessions import BlockingSessions, Sessions
+from samesession.web._adopt import OldCookies
 from samesession.web._checks import check_once, check_sessions, is_asgi
 from samesession.web._http import (
     CookieCodec,
@@ -38,6 +39,8 @@ class SessionMiddleware:
     """Gives every request its session."""
 
     kind: type[Session] = Session
+    login_keys: Sequence[str] = ()
+    """Where the framework's own login marks who it is, unless ``principal_key`` says otherwise."""
 
     def __init__(self, app: App, sessions: Sessions) -> None:
         """Wrap ``app``; ``sessions`` is shared by all requests and threads.
@@ -56,7 +59,13 @@ class SessionMiddleware:
         self.sessions = sessions
         self._blocking: BlockingSessions = sessions.blocking
         self._core: Lifecycle = sessions.threads
-        self._codec = CookieCodec(sessions.cookie, sessions.carrier, sessions.adopt)
+        self._codec = CookieCodec(sessions.cookie, sessions.carrier)
+        self._old = OldCookies(
+            lambda: sessions.old_threads,
+            sessions.adopt,
+            sessions.cookie,
+            sessions.login_keys or self.login_keys,
+        )
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -87,8 +96,7 @@ class SessionMiddleware:
             value, by_header = self._codec.carried(sent, value)
         session = self._blocking.open(value, partial(_client, environ), self.kind)
         session._life.by_header = by_header
-        self._codec.adopt(session, [raw], self.sessions.counts)
-        return session
+        return ready(self._old.moved_in(session, [raw])) if header else session
 
     def headers(self, session: Session, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """A response's headers with what the session adds to them."""

@@ -1,0 +1,120 @@
+"""Old sessions that stand in Redis, and whose cookie only names them."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+from samesession.adopt.cookies import aiohttp_contents
+from samesession.adopt.formats import dict_from, from_json, from_msgpack, library
+
+_ID = re.compile(r"[A-Za-z0-9_-]{16,128}")
+"""No colon, dot or slash: whoever invents an id shall not reach another key of that Redis."""
+
+
+class FlaskSessionRedis:
+    """Flask-Session (and Quart-Session) with ``SESSION_TYPE = "redis"``.
+
+    Its msgpack and JSON are read. What versions before 0.7 wrote is a pickle: refused and counted,
+    and the user signs in again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cookie: str = "session",
+        prefix: str = "session:",
+        signed_with: str | None = None,
+        max_age: timedelta = timedelta(days=31),
+        path: str = "/",
+        domain: str | None = None,
+    ) -> None:
+        """As the old application was configured.
+
+        Args:
+            url: of its Redis.
+            cookie: SESSION_COOKIE_NAME.
+            prefix: SESSION_KEY_PREFIX.
+            signed_with: SECRET_KEY, where SESSION_USE_SIGNER was on.
+            max_age: PERMANENT_SESSION_LIFETIME.
+            path: of the old cookie.
+            domain: of the old cookie.
+
+        Raises:
+            ConfigError: itsdangerous is missing, which ``signed_with`` needs.
+        """
+        self.url, self.max_age = url, max_age
+        self.cookie, self.path, self.domain = cookie, path, domain
+        self._prefix = prefix
+        self._signer = None
+        if signed_with is not None:
+            itsdangerous = library("itsdangerous", "itsdangerous", "FlaskSessionRedis")
+            self._signer = itsdangerous.Signer(
+                signed_with, salt="flask-session", key_derivation="hmac"
+            )
+
+    def name(self, value: str) -> str | None:
+        """See `StoredReader`."""
+        if self._signer is not None:
+            value = self._signer.unsign(value).decode("ascii")
+        return self._prefix + value if _ID.fullmatch(value) else None
+
+    def contents(self, raw: bytes) -> dict[str, Any] | None:
+        """See `StoredReader`."""
+        return dict_from(raw, from_msgpack, from_json)
+
+
+class StarsessionsRedis:
+    """starsessions' ``RedisStore`` with its JSON."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cookie: str = "session",
+        prefix: str = "starsessions.",
+        max_age: timedelta = timedelta(days=30),
+        path: str = "/",
+        domain: str | None = None,
+    ) -> None:
+        """As the old middleware and store were configured; ``max_age`` is lifetime or gc_ttl."""
+        self.url, self.max_age = url, max_age
+        self.cookie, self.path, self.domain = cookie, path, domain
+        self._prefix = prefix
+
+    def name(self, value: str) -> str | None:
+        """See `StoredReader`."""
+        return self._prefix + value if _ID.fullmatch(value) else None
+
+    def contents(self, raw: bytes) -> dict[str, Any] | None:
+        """See `StoredReader`."""
+        data = dict_from(raw, from_json)
+        data.pop("__metadata__", None)
+        return data
+
+
+class AiohttpSessionRedis:
+    """aiohttp-session's ``RedisStorage`` with its JSON."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cookie: str = "AIOHTTP_SESSION",
+        max_age: timedelta = timedelta(days=31),
+        path: str = "/",
+        domain: str | None = None,
+    ) -> None:
+        """As the old storage was configured."""
+        self.url, self.max_age = url, max_age
+        self.cookie, self.path, self.domain = cookie, path, domain
+
+    def name(self, value: str) -> str | None:
+        """See `StoredReader`."""
+        return f"{self.cookie}_{value}" if _ID.fullmatch(value) else None
+
+    def contents(self, raw: bytes) -> dict[str, Any] | None:
+        """See `StoredReader`."""
+        return aiohttp_contents(dict_from(raw, from_json), int(self.max_age.total_seconds()))

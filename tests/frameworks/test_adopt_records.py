@@ -1,0 +1,235 @@
+"""Old sessions in Redis move in: each library's real record, asked for over HTTP once switched."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import redis
+from aiohttp_session.cookie_storage import EncryptedCookieStorage
+from aiohttp_session.nacl_storage import NaClCookieStorage
+
+from frameworks.old_sites import (
+    OLD_SITES,
+    Ask,
+    OldSite,
+    by_aiohttp_session,
+    switched_aiohttp,
+    unheard_of,
+)
+from samesession import Cookie, Sessions
+from samesession.adopt import (
+    AiohttpFernetCookie,
+    AiohttpNaClCookie,
+    FlaskSessionRedis,
+    StarsessionsRedis,
+)
+from samesession.errors import ConfigError
+from samesession.lab.engines import Engine
+from samesession.lab.engines import start as start_engine
+
+pytestmark = pytest.mark.anyio
+DATA = {"user": "ann", "basket": ["tea"]}
+
+
+@pytest.fixture(scope="module")
+def old_engine() -> Iterator[Engine]:
+    """The old Redis is another one than ours, so that it can fail alone."""
+    with start_engine() as started:
+        yield started
+
+
+class Switched(NamedTuple):
+    """A site that was switched while it ran."""
+
+    old: OldSite
+    ask: Ask
+    sessions: Sessions
+    url: str
+    records: redis.Redis
+
+    async def visitor(self, **data: Any) -> tuple[str, str]:
+        """The cookie of somebody who was there before, and the name of the record."""
+        return await self.old.written(self.url, data or DATA)
+
+
+@pytest.fixture(params=OLD_SITES)
+async def switched(
+    request: pytest.FixtureRequest, engine: Engine, old_engine: Engine
+) -> AsyncIterator[Switched]:
+    old = OLD_SITES[request.param]
+    sessions = Sessions.from_url(
+        f"{engine.url}?prefix=adopt-{request.param}&deadline=5s",
+        keys=["a key of the switched application, long enough"],
+        cookie=Cookie(secure=False, name="ours"),
+        adopt=[old.reader(f"{old_engine.url}?deadline=1s")],
+        principal_key="user",
+    )
+    with redis.Redis.from_url(old_engine.url) as records:
+        async with old.switched(sessions) as ask:
+            yield Switched(old, ask, sessions, old_engine.url, records)
+    await sessions.close()
+
+
+def ours(cookies: list[str]) -> str:
+    (cookie,) = [said for said in cookies if said.startswith("ours=")]
+    return cookie.partition(";")[0]
+
+
+async def test_the_session_moves_in_signed_in_and_its_cookie_is_expired(switched: Switched) -> None:
+    cookie, name = await switched.visitor()
+    before = switched.records.dump(name)
+    answer = await switched.ask("/read", cookie)
+    assert (answer.status, answer.body.items() >= DATA.items()) == (200, True)
+    (gone,) = [said for said in answer.cookies if said.startswith(f"{switched.old.cookie}=;")]
+    assert "Max-Age=0" in gone
+    new = ours(answer.cookies)
+    (held,) = switched.sessions.blocking.held_by("ann")
+    again = await switched.ask("/read", new)
+    assert (again.body, again.cookies) == (answer.body, [])
+    assert switched.records.dump(name) == before, "the old store is only read"
+    assert switched.sessions.counts["adopted"] == 1
+    assert (await switched.ask("/read", f"{new}; {cookie}")).cookies == [], "ours counts"
+    await switched.sessions.end(held.handle)
+
+
+async def test_parallel_first_requests_meet_in_one_session(switched: Switched) -> None:
+    cookie, _ = await switched.visitor()
+    answers = await asyncio.gather(*(switched.ask(f"/set/k{n}", cookie) for n in range(8)))
+    assert [answer.status for answer in answers] == [200] * 8
+    for answer in answers:
+        seen = await switched.ask("/read", ours(answer.cookies))
+        assert seen.body.keys() >= {"user", "basket", *(f"k{n}" for n in range(8))}
+    assert len(switched.sessions.blocking.held_by("ann")) == 1
+    await switched.ask("/logout", ours(answers[0].cookies))
+
+
+async def test_an_answer_that_got_lost_is_given_again(switched: Switched) -> None:
+    cookie, _ = await switched.visitor(basket=["tea"])
+    await switched.ask("/set/a", cookie)
+    again = await switched.ask("/read", cookie)
+    assert again.body.items() >= {"basket": ["tea"], "a": 1}.items()
+    assert ours(again.cookies)
+    assert switched.sessions.counts["adopted"] == 1
+
+
+async def test_logged_out_it_does_not_come_back(switched: Switched, engine: Engine) -> None:
+    cookie, _ = await switched.visitor()
+    answer = await switched.ask("/read", cookie)
+    gone = await switched.ask("/logout", ours(answer.cookies))
+    assert "Max-Age=0" in gone.cookies[0]
+    assert (await switched.ask("/read", cookie)).body == {}
+    with redis.Redis.from_url(engine.url) as ours_too:  # as 30 s later, when the marks are gone
+        for key in ours_too.scan_iter("adopt-*:s:*"):
+            if ours_too.hexists(key, "e"):
+                ours_too.delete(key)
+    late = await switched.ask("/read", cookie)
+    assert (late.body, late.cookies) == ({}, [])
+    assert switched.sessions.blocking.held_by("ann") == []
+
+
+async def test_a_logout_as_the_first_request_counts_too(switched: Switched) -> None:
+    cookie, _ = await switched.visitor()
+    answer = await switched.ask("/logout", cookie)
+    assert answer.body == {}
+    assert any(said.startswith(f"{switched.old.cookie}=;") for said in answer.cookies)
+    assert (await switched.ask("/read", cookie)).body == {}
+
+
+async def test_a_record_that_has_gone_means_a_stranger(switched: Switched) -> None:
+    cookie, name = await switched.visitor()
+    switched.records.delete(name)
+    for value in (cookie, unheard_of(switched.old), f"{switched.old.cookie}=../../x"):
+        answer = await switched.ask("/read", value)
+        assert (answer.status, answer.body, answer.cookies) == (200, {}, [])
+
+
+async def test_a_pickle_is_never_opened(switched: Switched, tmp_path: Path) -> None:
+    class Poison:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    poisons = [pickle.dumps({"a": Poison()}, protocol) for protocol in range(6)]
+    pickle.loads(poisons[0])
+    assert (tmp_path / "executed").exists(), "it would, if anybody opened it"
+    (tmp_path / "executed").unlink()
+    for count, raw in enumerate(poisons, 1):
+        cookie, name = await switched.visitor()
+        switched.records.set(name, raw)
+        answer = await switched.ask("/read", cookie)
+        assert (answer.status, answer.body, answer.cookies) == (200, {}, [])
+        assert switched.sessions.counts["pickled"] == count
+    assert not (tmp_path / "executed").exists()
+
+
+async def test_what_cannot_be_taken_over_is_counted(switched: Switched) -> None:
+    cookie, name = await switched.visitor(basket=["tea"])
+    whole = switched.records.get(name)
+    assert isinstance(whole, bytes)
+    bad = [whole[:-3], b"[1]", b"\xff" * 2_000_000, b'{"a":' * 60_000, b'{"a": "' + b"x" * 90_000]
+    for count, raw in enumerate(bad, 1):
+        switched.records.set(name, raw)
+        answer = await switched.ask("/read", cookie)
+        assert (answer.status, answer.body) == (200, {})
+        assert switched.sessions.counts["not_adopted"] == count
+    switched.records.delete(name)
+    switched.records.hset(name, "a", "1")
+    assert (await switched.ask("/read", cookie)).body == {}
+    assert switched.sessions.counts["not_adopted"] == len(bad) + 1
+    too_large = {"basket": "x" * 90_000}
+    cookie, _ = await switched.visitor(**too_large)
+    assert (await switched.ask("/read", cookie)).body == {}
+    assert switched.sessions.counts["not_adopted"] == len(bad) + 2
+
+
+@pytest.mark.parametrize("switched", ["flask-session", "aiohttp-session"], indirect=True)
+async def test_an_old_store_that_is_down_is_503_and_nobody_is_a_stranger(
+    switched: Switched, old_engine: Engine
+) -> None:
+    cookie, _ = await switched.visitor()
+    old_engine.freeze()
+    try:
+        answer = await switched.ask("/read", cookie)
+        assert (answer.status, answer.cookies) == (503, [])
+        assert (await switched.ask("/plain", cookie)).status == 200
+        assert (await switched.ask("/read", "")).status == 200, "who has no old cookie is not asked"
+    finally:
+        old_engine.thaw()
+    async with asyncio.timeout(30):
+        while (answer := await switched.ask("/read", cookie)).status == 503:
+            await asyncio.sleep(0.05)
+    assert answer.body["user"] == "ann"
+    await switched.ask("/logout", ours(answer.cookies))
+
+
+@pytest.mark.parametrize("kind", ["fernet", "nacl"])
+async def test_aiohttps_encrypted_cookies_move_in(kind: str) -> None:
+    key = b"0123456789abcdef0123456789abcdef"
+    storage = EncryptedCookieStorage(key) if kind == "fernet" else NaClCookieStorage(key)
+    reader = AiohttpFernetCookie(key) if kind == "fernet" else AiohttpNaClCookie(key)
+    cookie = await by_aiohttp_session(storage, DATA)
+    plain = Cookie(secure=False)
+    sessions = Sessions.from_url("memory://", cookie=plain, adopt=[reader], principal_key="user")
+    async with switched_aiohttp(sessions) as ask:
+        answer = await ask("/read", cookie)
+        assert answer.body == DATA
+        assert len(await sessions.held_by("ann")) == 1
+        assert (await ask("/read", cookie[:-9] + cookie[-8:])).body == {}, "a letter is missing"
+        gone = await ask("/logout", cookie)
+        assert any(said.startswith("AIOHTTP_SESSION=;") for said in gone.cookies)
+
+
+def test_wrong_readers_are_refused_at_the_start() -> None:
+    for adopt, says in (
+        (FlaskSessionRedis("redis://127.0.0.1"), "is no list of readers"),
+        ("redis://127.0.0.1", "is no list of readers"),
+        ([FlaskSessionRedis], "is no list of readers"),
+        ([FlaskSessionRedis("memcached://127.0.0.1")], "redis:// and valkey://"),
+        ([StarsessionsRedis("redis://127.0.0.1?prefix=x")], "give the prefix to the reader"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            Sessions.from_url("memory://", adopt=adopt)  # type: ignore[arg-type]
