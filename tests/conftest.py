@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -20,6 +23,19 @@ settings.load_profile("default")
 def anyio_backend() -> str:
     """Run ``@pytest.mark.anyio`` tests on asyncio, the loop that the library supports."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaves_nothing_open() -> Iterator[None]:
+    """Blame the file that forgot to close something, not the one in which it is collected.
+
+    Warnings are errors here, and an open socket is told of when it is collected: that failed
+    whichever test ran then, when a file before it had failed and left its sockets behind.
+    """
+    yield
+    sys.last_value = sys.last_traceback = None  # pytest keeps a failed test's frames here
+    sys.last_exc = None
+    gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
