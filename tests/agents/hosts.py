@@ -162,7 +162,12 @@ class Host:
 
 @contextlib.contextmanager
 def on_loopback(
-    number: int, folder: Path, query: str = "", env: Mapping[str, str] | None = None
+    number: int,
+    folder: Path,
+    query: str = "",
+    env: Mapping[str, str] | None = None,
+    *,
+    size: str = "16MB",
 ) -> Iterator[list[Host]]:
     """Servers that share this machine's loopback, joined."""
     held = [Port() for _ in range(number)]
@@ -170,7 +175,7 @@ def on_loopback(
     started: list[Host] = []
     try:
         for index, port in enumerate(held):
-            url = f"cluster://{seeds}{folder}?size=16MB&deadline=5s{query and '&' + query}"
+            url = f"cluster://{seeds}{folder}?size={size}&deadline=5s{query and '&' + query}"
             started.append(Host(f"s{index + 1}", url, port.address, env=env))
         joined(started)
         yield started

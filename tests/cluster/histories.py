@@ -94,12 +94,15 @@ class History:
         world.loss = rng.choice([0, 0, 0.01, 0.03]) if loss is None else loss
         world.doubled = rng.choice([0, 0, 0.05])
         world.slow = rng.choice([0, 0, 0.02, 0.1])
+        if rng.random() < 0.25:  # in the middle of a rolling upgrade
+            world.old_builds = set(rng.sample(names, rng.randrange(1, size + 1)))
         self.jars = [Jar(f"j{n}") for n in range(rng.randrange(2, 5))]
         self.ended: list[Ended] = []
         self.log: list[str] = []
         self.stopped = False
         self.requests = 0
         self.checked = 0
+        self.asking = 0
         self.split_at: dict[str, int] = {}
         self.excusing = False
         self.aiming = False
@@ -573,34 +576,42 @@ class History:
                 for host in running:
                     self._shows(host, cookie)
                     self._asks(host, cookie)
-        world.run(world.now + 1000)
+        self._answered()
         for jar in self.jars:
             if jar.cookie and (jar.acked or jar.principal):
                 jar.excused = False
                 for host in running:
                     self._finally(jar, host)
-        world.run(world.now + 1000)
+        self._answered()
+
+    def _answered(self) -> None:
+        if not self.world.run(self.world.now + 1000, lambda: not self.asking) and self.asking:
+            raise BrokenError(f"{self.asking} requests after quiet were not answered within 1 s")
 
     def _asks(self, host: Host, cookie: bytes) -> None:
         core = self._core(host)[0]
 
         def done(session: Any, fault: BaseException | None) -> None:
+            self.asking -= 1
             if fault is not None:
                 raise fault
             if not session.is_new:
                 raise BrokenError(f"{host.name} still serves a session that ended")
 
+        self.asking += 1
         spawn(core.open(cookie), done)
 
     def _finally(self, jar: Jar, host: Host) -> None:
         core = self._core(host)[0]
 
         def done(session: Any, fault: BaseException | None) -> None:
+            self.asking -= 1
             if fault is not None or session._life.failure is not None:
                 raise BrokenError(f"{host.name} does not answer after quiet")
             self.checked += 1
             self._compare(jar, dict(session), session.principal, f"{host.name} at the end")
 
+        self.asking += 1
         spawn(core.open(jar.cookie), done)
 
     def _judge_shard(self, shard: int, running: list[Host]) -> None:

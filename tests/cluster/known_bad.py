@@ -5,15 +5,18 @@ A check that has never failed proves nothing.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
+
+from msgspec.structs import replace
 
 from samesession.cluster import counter
 from samesession.cluster.copies import Item, Stamp
 from samesession.cluster.replica import Replica, Settings
 from samesession.cluster.shelf import DictShelf, Lease
-from samesession.cluster.wire import Ack, Fence, Fill, Put
+from samesession.cluster.wire import OLDEST, PROTOCOL, Ack, Committed, Fence, Fill, Put
 from samesession.record import Delta
 
 Build = Callable[[Settings, DictShelf], Replica]
@@ -109,11 +112,13 @@ def revives_by_writing(settings: Settings, shelf: DictShelf) -> Replica:
     replica = Replica(settings, shelf)
     commit = replica._desk._commit
 
-    def upserting(self: Any, shard: int, role: Any, delta: Delta, done: Any) -> None:
+    def upserting(
+        self: Any, shard: int, role: Any, delta: Delta, done: Any, asker: str | None
+    ) -> None:
         stored = self._state.held(delta.key)
         if stored is not None and stored.mark is not None and delta.key in last:
             self._state.hold(shard, last[delta.key])
-        commit(shard, role, delta, done)
+        commit(shard, role, delta, done, asker)
         item = self._state.held(delta.key)
         if item is not None and item.record is not None:
             last[delta.key] = item
@@ -164,6 +169,36 @@ def forgets_what_it_owes(settings: Settings, shelf: DictShelf) -> Replica:
     return replica
 
 
+def believes_what_it_does_not_keep(settings: Settings, shelf: DictShelf) -> Replica:
+    """An answer that carries what the asker should keep is passed on, and nothing is kept."""
+    replica = Replica(settings, shelf)
+
+    def passed(self: Any, frame: Any) -> Any:
+        message = frame.message
+        return replace(message, carries=None) if isinstance(message, Committed) else message
+
+    _swap(replica, "_kept", passed)
+    return replica
+
+
+def carries_to_old_builds(settings: Settings, shelf: DictShelf) -> Replica:
+    """Whoever asks is taken for one that keeps what the answer carries; here nobody does."""
+    replica = Replica(dataclasses.replace(settings, protocol=OLDEST), shelf)
+    answer = replica._answer
+    _swap(
+        replica,
+        "_answer",
+        lambda self, question, frame: answer(question, replace(frame, protocol=PROTOCOL)),
+    )
+    reply = replica._state.reply
+    _swap(
+        replica._state,
+        "reply",
+        lambda self, question, message, protocol: reply(question, message, OLDEST),
+    )
+    return replica
+
+
 WROTE, SHOWS, CALM = (
     r"wrote .* shows|is \S+, and",
     r"still (shows|serves)",
@@ -178,6 +213,8 @@ BUILDS: dict[str, tuple[Build, str, str]] = {
     "serves before comparing": (serves_before_comparing, "faults", WROTE),
     "revives by writing": (revives_by_writing, "ends", SHOWS),
     "signs out only what it sees": (signs_out_only_what_it_sees, "ends", SHOWS),
+    "believes what it does not keep": (believes_what_it_does_not_keep, "faults", WROTE),
+    "carries to old builds": (carries_to_old_builds, "faults", WROTE),
     "forgets what it owes": (forgets_what_it_owes, "faults", CALM),
 }
 """By name: how it is built, the kind of history that shows its fault, and how that reads."""

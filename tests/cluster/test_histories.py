@@ -6,6 +6,7 @@ failures in N histories, fewer than 3 in N break a promise (95 %).
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -16,9 +17,16 @@ import pytest
 
 from tests.cluster.histories import KINDS, BrokenError, replay
 
-HISTORIES = int(os.environ.get("SAMESESSION_HISTORIES", "200"))
+HISTORIES = int(os.environ.get("SAMESESSION_HISTORIES", "2000"))
 FIRST = int(os.environ.get("SAMESESSION_FIRST_SEED", "0"))
+PROCESSES = int(os.environ.get("SAMESESSION_PROCESSES", os.cpu_count() or 1))
 BATCH = 100
+
+
+def collect_seldom() -> None:
+    """Histories are large circles that live for a moment: looking for them all the time is dear."""
+    gc.freeze()
+    gc.set_threshold(200_000, 5, 5)
 
 
 def played(seed: int) -> tuple[str, int, int, str]:
@@ -32,7 +40,9 @@ def played(seed: int) -> tuple[str, int, int, str]:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        PROCESSES, mp_context=get_context("spawn"), initializer=collect_seldom
+    ) as pool:
         yield pool
 
 

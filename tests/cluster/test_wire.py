@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import get_args
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from samesession.cluster.copies import Change, Item, Stamp
-from samesession.cluster.replica import Now, Replica, Settings
+from samesession.cluster.replica import Now, Replica, Reply, Settings, Tell
 from samesession.cluster.shelf import DictShelf
+from samesession.cluster.transport import ALL
 from samesession.cluster.wire import (
     LARGEST,
     PROTOCOL,
@@ -23,6 +28,7 @@ from samesession.cluster.wire import (
     Frame,
     Listing,
     Load,
+    Message,
     Offer,
     Put,
     Refusal,
@@ -94,6 +100,54 @@ def test_other_protocols_are_told_from_rubbish() -> None:
     assert CODEC.loads(unknown) is Refusal.MALFORMED
     assert CODEC.loads(b"\x00" * (LARGEST + 1)) is Refusal.OVERSIZED
     assert CODEC.loads(b"\x91" * 100_000) is Refusal.MALFORMED
+
+
+SAID_IN_1 = json.loads(Path(__file__).with_name("protocol_1.json").read_text())
+"""A frame of each kind, as the build before this one wrote it."""
+
+
+@pytest.mark.parametrize("kind", SAID_IN_1)
+def test_the_build_before_this_one_is_understood_and_understands(kind: str) -> None:
+    theirs = bytes.fromhex(SAID_IN_1[kind])
+    frame = CODEC.loads(theirs)
+    assert isinstance(frame, Frame)
+    assert (frame.protocol, type(frame.message).__name__) == (1, kind)
+    ours = msgspec.msgpack.decode(CODEC.dumps(frame.message, 1))
+    assert begins_with(ours, msgspec.msgpack.decode(theirs))
+
+
+def begins_with(ours: object, theirs: object) -> bool:
+    """Whether one says all that the other says; what was added stands at an end."""
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return len(ours) >= len(theirs) and all(map(begins_with, ours, theirs))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return list(ours) == list(theirs) and all(map(begins_with, ours.values(), theirs.values()))
+    return ours == theirs
+
+
+def test_every_kind_is_kept_as_the_build_before_wrote_it() -> None:
+    since = {"added after protocol 1": ()}
+    kinds = {kind.__name__ for kind in get_args(Message)}
+    assert kinds - set(since["added after protocol 1"]) == set(SAID_IN_1)
+
+
+def test_a_peer_is_spoken_to_in_what_it_speaks() -> None:
+    made, _ = replica()
+    said = []
+    for at, (boot, speaks) in enumerate([(5, 1), (6, PROTOCOL), (7, PROTOCOL + 5), (8, 1)]):
+        beat = Beat(1, 10**9, 0, True, False, (), {}, 0, speaks)
+        made.heard(Now(2000 + at, 10**9), Codec("s2", boot).dumps(beat, 1))
+        missed = Codec("s2", boot).dumps(Listing(1, (0,)), min(speaks, PROTOCOL))
+        outputs = made.asked(Now(2000 + at, 10**9), 1, missed)
+        outputs += made.tick(Now(2600 + 600 * at, 10**9))
+        spoken = {
+            type(output).__name__: msgspec.msgpack.decode(output.frame)[0]
+            for output in outputs
+            if isinstance(output, Tell | Reply) and getattr(output, "topic", "") != ALL
+        }
+        said.append(spoken)
+    assert [each["Reply"] for each in said] == [1, PROTOCOL, PROTOCOL, 1]
+    assert [each["Tell"] for each in said] == [1, PROTOCOL, PROTOCOL, 1]
 
 
 def test_a_later_build_may_add_fields_at_an_end() -> None:

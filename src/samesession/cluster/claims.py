@@ -34,6 +34,7 @@ from samesession.cluster.wire import (
     Fence,
     Fetch,
     Fetched,
+    Fill,
     Hand,
     Holding,
     Level,
@@ -41,6 +42,7 @@ from samesession.cluster.wire import (
     Listing,
     Message,
     Offer,
+    Put,
     Release,
 )
 from samesession.record import Key
@@ -164,15 +166,29 @@ class Claims:
         me, peers = self._state.settings.name, self._members.peers
         return [n for n in self.owners(shard) if n != me and n in role.sides and n in peers]
 
-    def write(self, shard: int, role: Role, item: Item, change: Change | None) -> None:
-        """Keep what the authority decided, and owe it to the other owners."""
+    def write(
+        self,
+        shard: int,
+        role: Role,
+        item: Item,
+        change: Change | None = None,
+        asker: str | None = None,
+    ) -> Put | Fill | None:
+        """Keep what the authority decided, and send it to the other owners.
+
+        Returns:
+            What the ``asker`` is to keep, if it is an owner: it goes with the answer.
+        """
         self._state.hold(shard, item, seq=item.stamp.seq)
+        carried = None
         for server in self.following(shard):
             role.sides[server].holds = True
-            if change is not None:
-                self.followers.put(server, shard, role.epoch, change)
+            sent = self.followers.owed(server, shard, role.epoch, item, change)
+            if server == asker:
+                carried = sent
             else:
-                self.followers.fill(server, shard, role.epoch, item)
+                self._state.tell(server, sent)
+        return carried
 
     # -- claiming ----------------------------------------------------------------------------------
 
@@ -510,7 +526,7 @@ class Claims:
             return False
         if mine is None:
             if over_at(theirs) > self._state.now.wall_ms:
-                self.write(shard, role, theirs, None)
+                self.write(shard, role, theirs)
             return False
         result = healed(mine, theirs)
         if mine.mark is not None and theirs.mark is not None:
@@ -518,7 +534,7 @@ class Claims:
         copy = self._state.shelf.get(mine.key)
         if result is not mine or (copy is not None and not copy.held):
             self._state.counts["healed"] += 1
-            self.write(shard, role, result, None)
+            self.write(shard, role, result)
         if result.mark is not None and mine.mark is None:
             self._news().say((result,))
         return sum_of(result) != sum_of(theirs)

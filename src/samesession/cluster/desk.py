@@ -4,7 +4,8 @@
    the other owners.
 2. Nothing is answered before as many other owners as the delta wants have the record as it is now
    (fewer, if fewer are there: *weak*, and counted). That holds for a retry that changes nothing,
-   and for a load, too: what somebody was told cannot be lost with one server.
+   and for a load, too: what somebody was told cannot be lost with one server. Where the asker is
+   an owner and one copy is wanted, it is that copy: the answer carries what it is to keep first.
 3. The end of a record that had a principal, or went on in a login, is answered when it is known
    everywhere, as is every end of a record that is not there.
 4. An authority without a lease, or fenced, answers nothing: the asker looks further.
@@ -33,6 +34,7 @@ from samesession.cluster.wire import (
     End,
     EndedMany,
     EndMany,
+    Fill,
     Held,
     Holders,
     Load,
@@ -40,6 +42,7 @@ from samesession.cluster.wire import (
     Marked,
     Message,
     NotMine,
+    Put,
     Unavailable,
 )
 from samesession.record import (
@@ -90,8 +93,14 @@ class Desk:
         self._admitted: dict[str, dict[Key, int]] = {}
         self._admissions: deque[tuple[int, str, Key]] = deque()
 
-    def serve(self, asked: Asked, done: Do) -> None:
-        """Do what was asked; ``done`` is called with the answer, at once or later."""
+    def serve(self, asked: Asked, done: Do, asker: str | None = None) -> None:
+        """Do what was asked; ``done`` is called with the answer, at once or later.
+
+        Args:
+            asked: by a worker of this server, or by another server.
+            done: takes the answer.
+            asker: the other server, if an answer may carry what it is to keep.
+        """
         if isinstance(asked, Holders):
             self._holders(asked, done)
             return
@@ -104,7 +113,7 @@ class Desk:
             case Load():
                 self._load(shard, asked, done)
             case CommitDelta():
-                self._commit(shard, role, asked.delta, done)
+                self._commit(shard, role, asked.delta, done, asker)
             case End():
                 self._end(shard, role, asked, done)
             case EndMany():
@@ -137,7 +146,9 @@ class Desk:
         record, mark = item.record, item.mark
         self._when_held(item.key, shard, 1, done, lambda _weak: done(Loaded(record, mark)))
 
-    def _commit(self, shard: int, role: Role, delta: Delta, done: Do) -> None:
+    def _commit(
+        self, shard: int, role: Role, delta: Delta, done: Do, asker: str | None = None
+    ) -> None:
         before = self._state.held(delta.key)
         stored = None if before is None else before.value
         anonymous = delta.origin is not None and delta.origin.principal is None
@@ -149,7 +160,11 @@ class Desk:
         if outcome is None:
             outcome, written = merge(stored, delta)
             if written is not None:
-                self._write(shard, role, delta, before, written)
+                carrier = asker if delta.ack == 1 else None
+                carries = self._write(shard, role, delta, before, written, carrier)
+                if carries is not None:
+                    done(Committed.of(outcome, carries=carries))
+                    return
         decided = outcome
 
         def answer(weak: bool) -> None:
@@ -168,23 +183,29 @@ class Desk:
         return None
 
     def _write(
-        self, shard: int, role: Role, delta: Delta, before: Item | None, written: Record | Mark
-    ) -> None:
+        self,
+        shard: int,
+        role: Role,
+        delta: Delta,
+        before: Item | None,
+        written: Record | Mark,
+        asker: str | None,
+    ) -> Put | Fill | None:
         stamp = Stamp(role.epoch, self._state.shard(shard).seq + 1)
         if isinstance(written, Mark):
             self._news.say((self._ended(shard, role, delta.key, before, written),))
-        elif before is None:
+            return None
+        if before is None:
             stamps = dict.fromkeys(written.values, stamp)
             origin = written.origin
             item = Item(
                 delta.key, stamp, origin.absolute_ms, written, None, origin.principal, stamps
             )
-            self._claims.write(shard, role, item, None)
-        else:
-            change = change_of(before, sum_of(before), delta, written, stamp)
-            stamps = {**before.stamps, **dict.fromkeys((*change.removes, *change.sets), stamp)}
-            item = Item(delta.key, stamp, before.until_ms, written, None, before.principal, stamps)
-            self._claims.write(shard, role, item, change)
+            return self._claims.write(shard, role, item, None, asker)
+        change = change_of(before, sum_of(before), delta, written, stamp)
+        stamps = {**before.stamps, **dict.fromkeys((*change.removes, *change.sets), stamp)}
+        item = Item(delta.key, stamp, before.until_ms, written, None, before.principal, stamps)
+        return self._claims.write(shard, role, item, change, asker)
 
     def _end(self, shard: int, role: Role, asked: End, done: Do) -> None:
         before = self._state.held(asked.key)
@@ -218,7 +239,7 @@ class Desk:
         until = mark.at_ms + self._state.settings.lifetime_ms if before is None else before.until_ms
         principal = None if before is None else before.principal
         item = Item(key, stamp, until, None, mark, principal)
-        self._claims.write(shard, role, item, None)
+        self._claims.write(shard, role, item)
         return item
 
     # -- a principal -------------------------------------------------------------------------------

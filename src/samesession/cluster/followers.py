@@ -51,15 +51,14 @@ class Followers:
         self._under_way: dict[str, int] = {}
         self._number = 0
 
-    def put(self, server: str, shard: int, epoch: int, change: Change) -> None:
-        """Owe a change, and send it."""
-        number = self._sends(server, shard, (change.key,))
-        self._state.tell(server, Put(number, shard, epoch, change))
-
-    def fill(self, server: str, shard: int, epoch: int, item: Item) -> None:
-        """Owe a whole item, and send it."""
+    def owed(
+        self, server: str, shard: int, epoch: int, item: Item, change: Change | None
+    ) -> Put | Fill:
+        """Owe an item, and say what is to be sent now: what changed in it, or the whole."""
         number = self._sends(server, shard, (item.key,))
-        self._state.tell(server, Fill(number, shard, epoch, (item,)))
+        if change is not None:
+            return Put(number, shard, epoch, change)
+        return Fill(number, shard, epoch, (item,))
 
     def owe(self, server: str, shard: int, key: Key) -> None:
         """Owe an item, to be sent when there is room (`flush`)."""
@@ -116,9 +115,11 @@ class Followers:
 
     def flush(self) -> None:
         """Send what there is room for."""
-        for server, queue in self._queues.items():
+        for server, queue in [*self._queues.items()] if self._queues else ():
             while queue and self._under_way.get(server, 0) < WINDOW:
                 self._page(server, queue)
+            if not queue:
+                del self._queues[server]
 
     def _page(self, server: str, queue: deque[tuple[int, Key]]) -> None:
         items: list[Item] = []

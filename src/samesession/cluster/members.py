@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from samesession.cluster.settings import Settings
 from samesession.cluster.shelf import Lease
 from samesession.cluster.state import State
-from samesession.cluster.wire import Beat, Echo, News
+from samesession.cluster.wire import OLDEST, Beat, Echo, News
 
 TICK_MS = 100
 """No tick counts for more silence than this."""
@@ -104,6 +104,7 @@ class Members:
         self.leaving = False
         self.changed = True
         self._eligible: tuple[str, ...] | None = None
+        self._seen: frozenset[str] | None = None
         self.news = 0
         self.until_ms = 0
         self._unseen: set[str] = set()
@@ -155,20 +156,26 @@ class Members:
 
     def _gossip(self, required: dict[str, int]) -> None:
         """Require those too that only others are linked with; doubt when one of them goes."""
-        now, length, me = self._state.now.mono_ms, self._settings.lease_ms, self._settings.name
+        now, length = self._state.now.mono_ms, self._settings.lease_ms
         unseen = set()
-        for peer in self.peers.values():
-            for name in peer.sees:
-                if name in required or name == me or name in self._departed:
-                    continue
-                # Dropped here, and not yet there: what it echoed last still counts.
-                required[name] = self._was_fresh.get(name, -1)
-                unseen.add(name)
+        for name in self._seen_by_others():
+            if name in required or name in self._departed:
+                continue
+            # Dropped here, and not yet there: what it echoed last still counts.
+            required[name] = self._was_fresh.get(name, -1)
+            unseen.add(name)
         if self._unseen:
             for name in self._unseen - unseen - required.keys() - self._departed:
                 if now >= self._was_fresh.get(name, -length) + length:
                     self._doubtful = True
         self._unseen = unseen
+
+    def _seen_by_others(self) -> frozenset[str]:
+        """Who is linked with somebody who is linked with us; the lease needs them all."""
+        if self._seen is None:
+            sees = [peer.sees for peer in self.peers.values()]
+            self._seen = frozenset().union(*sees) - {self._settings.name}
+        return self._seen
 
     def _quorate(self) -> bool:
         if not self._settings.refuse:
@@ -203,6 +210,7 @@ class Members:
         peer = self._peer_of(name, boot, beat)
         if peer is None:
             return None
+        self._state.learn_speech(name, beat.speaks)
         now, first = self._state.now, peer.beats == 0
         peer.beats += 1
         peer.silent_ms = 0
@@ -309,7 +317,9 @@ class Members:
                 settled,
                 echoes,
                 self._state.era,
-            )
+                self._settings.protocol,
+            ),
+            OLDEST,  # whoever comes must understand it
         )
 
     # -- what the others ask -----------------------------------------------------------------------
@@ -334,7 +344,7 @@ class Members:
 
     def change(self) -> None:
         """Who is there, or may do what, is not as it was."""
-        self.changed, self._eligible = True, None
+        self.changed, self._eligible, self._seen = True, None, None
 
     def eligible(self) -> tuple[str, ...]:
         """Those that may own shards."""
@@ -398,6 +408,7 @@ class Members:
         if not farewell and self._lapsed(peer):
             self._doubtful = True
         del self.peers[peer.name]
+        self._state.learn_speech(peer.name, None)
         self._was_fresh[peer.name] = peer.fresh_ms
         self._known[peer.name, peer.boot] = peer.have
         self._boots.setdefault(peer.name, set()).add(peer.boot)

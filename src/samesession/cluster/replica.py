@@ -39,6 +39,7 @@ from samesession.cluster.settings import (
 from samesession.cluster.shelf import Copy, Lease, Shelf, over_at
 from samesession.cluster.state import State
 from samesession.cluster.wire import (
+    CARRIES,
     Ack,
     Admissions,
     Admit,
@@ -46,6 +47,7 @@ from samesession.cluster.wire import (
     Claim,
     Claimed,
     CommitDelta,
+    Committed,
     End,
     EndMany,
     Farewell,
@@ -62,6 +64,7 @@ from samesession.cluster.wire import (
     Listed,
     Listing,
     Load,
+    Message,
     Missed,
     News,
     Put,
@@ -159,7 +162,7 @@ class Replica:
         """A query was answered, or will not be (None)."""
         self._state.now = now
         read = None if frame is None else self._loads(frame)
-        self._state.replied(number, None if read is None else read.message)
+        self._state.replied(number, None if read is None else self._kept(read))
         return self._done()
 
     def request(
@@ -261,7 +264,7 @@ class Replica:
         else:
             take(frame.sender, frame.boot, frame.message)
 
-    def _table(self) -> dict[type, Callable[[str, int, Any], None]]:
+    def _table(self) -> dict[type, Callable[[str, int, Any], object]]:
         """What is done with what peers publish."""
         claims, news = self._claims, self._news
         return {
@@ -329,17 +332,32 @@ class Replica:
             kept = Item(item.key, item.stamp, until, None, item.mark, item.principal)
             state.shelf.put(shard, Copy(state.era, kept))
 
-    def _store(self, sender: str, boot: int, message: Put | Fill) -> None:
-        """Keep what an authority sent to one of its owners, and say so."""
+    def _kept(self, frame: Frame) -> Message | None:
+        """A reply, once this server keeps what it carries; None, as if none came, if it cannot.
+
+        Without a lease this server may have been given up meanwhile, and what it keeps with it.
+        """
+        message = frame.message
+        if not isinstance(message, Committed) or message.carries is None:
+            return message
+        if self._settings.protocol >= CARRIES and not (
+            self._store(frame.sender, frame.boot, message.carries) and self._members.valid
+        ):
+            self._state.counts["not_carried"] += 1
+            return None
+        return replace(message, carries=None)
+
+    def _store(self, sender: str, boot: int, message: Put | Fill) -> bool:
+        """Keep what an authority sent to one of its owners, and say so; whether it is kept."""
         state, shard = self._state, message.shard
         if shard >= self._settings.shards:
             state.counts["misplaced"] += 1
-            return
+            return False
         known = state.shard(shard)
         if message.epoch < known.epoch:
             state.counts["fenced"] += 1
             state.tell(sender, Fenced((state.fence(shard),)))
-            return
+            return False
         self._claims.learn(Fence(shard, message.epoch, sender, boot))
         if isinstance(message, Fill):
             ahead = self._members.skew_of(sender)
@@ -349,10 +367,11 @@ class Replica:
                 else:
                     state.counts["unsound"] += 1
             state.tell(sender, Ack((message.number,)))
-            return
+            return True
         fits = self._change(shard, message)
         number = (message.number,)
         state.tell(sender, Ack(number) if fits else Ack((), number))
+        return fits
 
     def _keep(self, shard: int, item: Item) -> None:
         copy = self._state.shelf.get(item.key)
@@ -387,18 +406,22 @@ class Replica:
                 wanted = set(message.buckets)
                 items = map(state.held, state.shelf.keys(message.shard))
                 sums = {i.key: sum_of(i) for i in items if i and bucket_of(i.key) in wanted}
-                state.reply(question, Listed(state.era, sums))
+                state.reply(question, Listed(state.era, sums), frame.protocol)
             case Fetch():
                 found = [state.held(key) for key in message.keys]
                 live = state.now.wall_ms - GRACE_MS
                 items_ = tuple(item for item in found if item and over_at(item) > live)
-                state.reply(question, Fetched(items_))
+                state.reply(question, Fetched(items_), frame.protocol)
             case Load() | CommitDelta() | End() | Admit() | Admissions() | Holders() | EndMany():
                 if isinstance(message, End | EndMany):
                     ending, ahead = message.ending, self._members.skew_of(frame.sender)
                     ending = replace(ending, at_ms=max(0, ending.at_ms - ahead))
                     message = replace(message, ending=ending)
-                self._desk.serve(message, lambda answer: state.reply(question, answer))
+                self._desk.serve(
+                    message,
+                    lambda answer: state.reply(question, answer, frame.protocol),
+                    frame.sender if frame.protocol >= CARRIES else None,
+                )
             case _:
                 state.counts["misplaced"] += 1
 

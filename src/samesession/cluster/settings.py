@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from msgspec import Struct
+
 from samesession.cluster.placement import SHARDS
-from samesession.cluster.wire import Answer
+from samesession.cluster.wire import PROTOCOL, Answer
 
 COUNTER_SHIFT = 24
 """An epoch counts above these bits; below them it names the server and its boot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(Struct, frozen=True, gc=False):
     """The time of an input, in milliseconds.
 
     Attributes:
@@ -42,6 +43,7 @@ class Settings:
         round_ms: between two comparisons of digests.
         retry_ms: until what was not acknowledged is sent again.
         lifetime_ms: for the marks of records that nobody had.
+        protocol: the highest that it speaks; lower only to play an earlier build.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Settings:
     round_ms: int = 10_000
     retry_ms: int = 100
     lifetime_ms: int = 12 * 3_600_000
+    protocol: int = PROTOCOL
 
     def epoch_after(self, epoch: int) -> int:
         """The first epoch of this server's that is higher: no other server's ever equals it."""
@@ -66,16 +69,14 @@ class Settings:
         return ((epoch >> COUNTER_SHIFT) + 1) << COUNTER_SHIFT | mine
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True, gc=False):
     """Publish a frame to a server's mailbox, or to `samesession.cluster.transport.ALL`."""
 
     topic: str
     frame: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True, gc=False):
     """Query a server; its reply comes back by `Replica.replied` with this number."""
 
     server: str
@@ -84,24 +85,21 @@ class Ask:
     within_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True, gc=False):
     """Reply to the question that came in by `Replica.asked` with this number."""
 
     question: int
     frame: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(Struct, frozen=True):
     """Answer the request that came in by `Replica.request` with this number."""
 
     ticket: int
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Struct, frozen=True, gc=False):
     """Everything is handed over and farewell is said: the agent may go."""
 
 

@@ -19,7 +19,7 @@ from samesession.cluster.placement import shard_of
 from samesession.cluster.settings import Ask, Now, Output, Reply, Said, Settings, Tell
 from samesession.cluster.shelf import Copy, Self, ShardState, Shelf
 from samesession.cluster.transport import ALL, mailbox
-from samesession.cluster.wire import Answer, Codec, Fence, Message
+from samesession.cluster.wire import OLDEST, Answer, Codec, Fence, Message
 from samesession.record import MARK_MS, Key, Mark
 
 Replied = Callable[[Message | None], None]
@@ -36,7 +36,9 @@ class State:
         self.now = Now(0, 0)
         self.counts: Counter[str] = Counter()
         self.out: list[Output] = []
-        self._codec = Codec(settings.name, settings.boot)
+        self._codec = Codec(settings.name, settings.boot, protocol=settings.protocol)
+        self.speaks: dict[str, int] = {}
+        self._spoken = OLDEST
         self._shards = dict(shelf.shards())
         before = shelf.remembered()
         self.era = before.era + 1
@@ -139,19 +141,31 @@ class State:
         """Frames of this server."""
         return self._codec
 
+    def learn_speech(self, server: str, speaks: int | None) -> None:
+        """A server understands protocols up to this one; None: it has gone."""
+        if self.speaks.get(server) == speaks:
+            return
+        if speaks is None:
+            del self.speaks[server]
+        else:
+            self.speaks[server] = min(speaks, self.settings.protocol)
+        self._spoken = min(self.speaks.values(), default=OLDEST)
+
     def tell(self, server: str, message: Message) -> None:
         """Send to one server."""
-        self.out.append(Tell(mailbox(server), self._codec.dumps(message)))
+        protocol = self.speaks.get(server, OLDEST)
+        self.out.append(Tell(mailbox(server), self._codec.dumps(message, protocol)))
 
-    def tell_all(self, message: Message) -> None:
-        """Send to every server."""
-        self.out.append(Tell(ALL, self._codec.dumps(message)))
+    def tell_all(self, message: Message, protocol: int | None = None) -> None:
+        """Send to every server, in what all of them understand."""
+        self.out.append(Tell(ALL, self._codec.dumps(message, protocol or self._spoken)))
 
     def ask(self, server: str, message: Message, replied: Replied, *, within_ms: int) -> None:
         """Ask one server; ``replied`` is called once, with None when there is no reply in time."""
         self._number += 1
         self._asks[self._number] = replied, self.now.mono_ms + within_ms
-        self.out.append(Ask(server, self._number, self._codec.dumps(message), within_ms))
+        protocol = self.speaks.get(server, OLDEST)
+        self.out.append(Ask(server, self._number, self._codec.dumps(message, protocol), within_ms))
 
     def replied(self, number: int, message: Message | None) -> None:
         """Pass a reply on, if somebody still waits for it."""
@@ -165,9 +179,9 @@ class State:
         for number in [n for n, (_, until) in self._asks.items() if until <= now]:
             self.replied(number, None)
 
-    def reply(self, question: int, message: Message) -> None:
-        """Reply to a question."""
-        self.out.append(Reply(question, self._codec.dumps(message)))
+    def reply(self, question: int, message: Message, protocol: int) -> None:
+        """Reply to a question in the protocol in which it was asked."""
+        self.out.append(Reply(question, self._codec.dumps(message, protocol)))
 
     def said(self, ticket: int, answer: Answer) -> None:
         """Answer a worker."""

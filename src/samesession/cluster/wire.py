@@ -4,8 +4,10 @@ The rules:
 
 1. A frame is [protocol, sender, boot, message] in msgpack; a message is an array with a number
    for its kind. Names of keys and principals travel, cookies and ids never do.
-2. A build understands its own protocol and the one before. Inside a protocol, fields are only
-   added at an end, with a default, and new kinds are skipped by who does not know them.
+2. A build understands its own protocol and the one before, and speaks to each peer in the highest
+   that both know: a `Beat` tells it, and until one came it is the one before. Inside a protocol,
+   fields are only added at an end, with a default, and new kinds are skipped by who does not know
+   them.
 3. What is malformed, oversized, of another protocol or of an unknown kind is a `Refusal`, which
    is counted; never an exception, and never an answer.
 4. Asking again is harmless: everything that changes something carries a token, an epoch or a
@@ -38,9 +40,11 @@ from samesession.record import (
     Version,
 )
 
-PROTOCOL = 1
+PROTOCOL = CARRIES = 2
+"""2: a `Committed` may carry what the asker, an owner itself, is to keep."""
+
 OLDEST = 1
-"""The earliest protocol still understood: one before `PROTOCOL`, once there is one."""
+"""The earliest protocol still understood: the one before `PROTOCOL`."""
 
 LARGEST = 8 << 20
 """Bytes of a frame; a record may have 64 KiB by default, and pages have at most `PAGE` items."""
@@ -81,6 +85,7 @@ class Beat(_Message, frozen=True, tag=1):
         settled_peers: those that I am linked with and that are settled.
         echoes: of each server that I heard.
         era: changes when I doubt what I have.
+        speaks: the highest protocol that I understand.
     """
 
     stamp_ms: Count
@@ -91,6 +96,7 @@ class Beat(_Message, frozen=True, tag=1):
     settled_peers: tuple[Name, ...]
     echoes: Mapping[str, Echo]
     era: Count = 0
+    speaks: Count = 1
 
 
 class ClaimOf(Struct, frozen=True, array_like=True, gc=False):
@@ -351,22 +357,30 @@ class Loaded(_Message, frozen=True, tag=41):
 
 
 class Committed(_Message, frozen=True, tag=42):
-    """What became of a delta; exactly one is set, or ``taken``, or none (absent)."""
+    """What became of a delta; exactly one is set, or ``taken``, or none (absent).
+
+    Attributes:
+        carries: what the asker, an owner itself, is to keep before it tells its worker: it is the
+            copy that the delta wants, and saves two messages on the way to the answer.
+    """
 
     applied: Applied | None = None
     ended: Mark | None = None
     lost: tuple[Commit, ...] | None = None
     taken: bool = False
     weak: bool = False
+    carries: Put | Fill | None = None
 
     @classmethod
-    def of(cls, outcome: Outcome, *, weak: bool = False) -> Committed:
+    def of(
+        cls, outcome: Outcome, *, weak: bool = False, carries: Put | Fill | None = None
+    ) -> Committed:
         """Pack an outcome; ``weak``: fewer copies than wanted hold it."""
         match outcome:
             case Applied():
                 # Without the record: the asker knows what it changed, and a session may be large.
                 applied = Applied(outcome.commits, outcome.seen_ms, outcome.idle_until_ms)
-                return cls(applied=applied, weak=weak)
+                return cls(applied=applied, weak=weak, carries=carries)
             case Ended():
                 return cls(ended=outcome.mark, weak=weak)
             case Lost():
@@ -472,16 +486,17 @@ class Codec:
 
     _encoder: ClassVar[msgspec.msgpack.Encoder] = msgspec.msgpack.Encoder()
     _frame: ClassVar[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)
-    _protocol: ClassVar = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw, msgspec.Raw, msgspec.Raw])
+    _head: ClassVar = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw, msgspec.Raw, msgspec.Raw])
 
-    def __init__(self, sender: str, boot: int) -> None:
-        """Sign what is sent with a name and a boot number."""
+    def __init__(self, sender: str, boot: int, *, protocol: int = PROTOCOL) -> None:
+        """Sign what is sent with a name and a boot number; understand up to ``protocol``."""
         self._sender = sender
         self._boot = boot
+        self._protocol = protocol
 
-    def dumps(self, message: Message) -> bytes:
+    def dumps(self, message: Message, protocol: int = PROTOCOL) -> bytes:
         """A frame."""
-        return self._encoder.encode(Frame(PROTOCOL, self._sender, self._boot, message))
+        return self._encoder.encode(Frame(protocol, self._sender, self._boot, message))
 
     def loads(self, frame: bytes) -> Frame | Refusal:
         """Read any bytes whatever."""
@@ -491,14 +506,14 @@ class Codec:
             read = self._frame.decode(frame)
         except (ValueError, RecursionError, msgspec.MsgspecError):
             return self._why(frame)
-        return read if OLDEST <= read.protocol <= PROTOCOL else Refusal.PROTOCOL
+        return read if OLDEST <= read.protocol <= self._protocol else Refusal.PROTOCOL
 
     def _why(self, frame: bytes) -> Refusal:
         try:
-            protocol = self._protocol.decode(frame)[0]
+            protocol = self._head.decode(frame)[0]
         except (ValueError, RecursionError, msgspec.MsgspecError):
             return Refusal.MALFORMED
-        return Refusal.MALFORMED if OLDEST <= protocol <= PROTOCOL else Refusal.PROTOCOL
+        return Refusal.MALFORMED if OLDEST <= protocol <= self._protocol else Refusal.PROTOCOL
 
 
 _answer = msgspec.msgpack.Decoder(Answer)
