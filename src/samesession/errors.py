@@ -11,9 +11,16 @@ class ConfigError(SameSessionError, ValueError):
     """A setting is wrong; raised at start-up only, and names setting, value and remedy."""
 
 
-class RetryableError(SameSessionError):
+class AnsweredError(SameSessionError):
+    """Something cannot be done; adapters answer with ``status_code`` where nobody else does."""
+
+    status_code = 500
+
+
+class RetryableError(AnsweredError):
     """Something was not done, or nobody knows; adapters answer 503 with ``Retry-After``."""
 
+    status_code = 503
     retry_after_s = 1
 
 
@@ -23,6 +30,17 @@ class StoreUnavailableError(RetryableError):
 
 class NotSavedError(RetryableError):
     """The authority answered, and the change was not kept: the session went on under a new id."""
+
+
+class TooManySessionsError(AnsweredError):
+    """A login was refused: its principal has as many sessions as ``max_sessions`` allows.
+
+    Nothing of the request's session is kept. To answer it yourself, call
+    ``await sessions.commit(session)`` after ``session.login(…)`` and catch it there; otherwise
+    adapters answer 409.
+    """
+
+    status_code = 409
 
 
 class StoreCorruptError(SameSessionError):

@@ -23,6 +23,7 @@ from samesession.errors import (
     SessionTooLargeError,
     StoreCorruptError,
     StoreUnavailableError,
+    TooManySessionsError,
     ValueNotStorableError,
 )
 from samesession.record import (
@@ -46,7 +47,7 @@ from samesession.record import (
     made,
 )
 from samesession.session import Changes, Client, Life, Session, decoded_too
-from samesession.settings import Limits
+from samesession.settings import Limits, Quota
 from samesession.store import Store, end_with_successors
 from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
 
@@ -244,6 +245,10 @@ class Lifecycle:
                 self._counts.add("unavailable")
             life.failure, life.failed, life.cookie = failure, True, None
             raise
+        except TooManySessionsError:
+            self._counts.add("too_many")
+            session.restore()
+            raise
 
     async def _change(self, session: Session, life: Life, record: Record) -> None:
         now = self._clock()
@@ -360,13 +365,14 @@ class Lifecycle:
         now: int,
         floor: int,
         id_: str | None = None,
+        old: Record | None = None,
     ) -> tuple[str, Record | None]:
         """Enter the index, then insert; the other way round a sign-out everywhere could miss it."""
         if id_ is None:
             id_ = id_from(self._tools.random(ID_BYTES))
         key = key_of(id_)
         if origin.principal is not None:
-            await self.store.admit(origin.principal, key, origin.absolute_ms)
+            await self._admit(origin, origin.principal, key, old)
         delta = Delta(
             key=key,
             token=self._tools.random(TOKEN_BYTES),
@@ -376,10 +382,29 @@ class Lifecycle:
             origin=origin,
             floor=floor,
         )
-        if not isinstance(await self._commit(delta), Applied):
+        outcome = await self._commit(delta)
+        if not isinstance(outcome, Applied):
+            if isinstance(outcome, Ended) and outcome.mark.reason is Reason.DISPLACED:
+                raise self._too_many(self._tools.limits.quota)
             return id_, None  # a sign-out everywhere met it in the index, and marked it
         self._counts.add("created")
         return id_, made(delta, origin)
+
+    async def _admit(self, origin: Origin, principal: str, key: Key, old: Record | None) -> None:
+        quota, until_ms = self._tools.limits.quota, origin.absolute_ms
+        if quota is None:
+            await self.store.admit(principal, key, until_ms)
+            return
+        replaces = None
+        if old is not None and old.origin.principal == principal:
+            replaces = old.key
+            if old.origin is origin:
+                # A rotation has its record's place, or none: it displaces nobody.
+                quota = Quota(quota.most, evicts=False)
+        gone = await self.store.admit(principal, key, until_ms, replaces=replaces, quota=quota)
+        if gone is None:
+            raise self._too_many(quota)
+        self._counts.add("displaced", len(gone))
 
     # -- leave -----------------------------------------------------------------------------------
 
@@ -422,7 +447,14 @@ class Lifecycle:
         kept = life.saved if life.carries else {}
         values = {k: v for k, v in kept.items() if k not in changes.removes}
         values.update(changes.sets)
-        id_, new = await self._create(origin, values, now, floor=life.seen)
+        try:
+            id_, new = await self._create(origin, values, now, floor=life.seen, old=old)
+        except TooManySessionsError:
+            if login:
+                raise
+            # The record was ended meanwhile, else its rotation would have had its place.
+            self._give_up(session, life, changes, must_say=bool(changes))
+            return
         if new is None:
             await self._forget(origin, key_of(id_))
             self._give_up(session, life, changes, must_say=login)
@@ -484,6 +516,13 @@ class Lifecycle:
     async def _forget(self, origin: Origin, key: Key) -> None:
         if origin.principal is not None:
             await self.store.dismiss(origin.principal, key)
+
+    @staticmethod
+    def _too_many(quota: Quota | None) -> TooManySessionsError:
+        most = 0 if quota is None else quota.most
+        return TooManySessionsError(
+            f"signed in {most} times already, which is the most; sign out elsewhere and try again"
+        )
 
     def _not_saved(self) -> NotSavedError:
         self._counts.add("not_saved")

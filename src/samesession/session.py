@@ -375,6 +375,19 @@ class Session(dict[str, Any]):
         self._written = False
         life.told = False
 
+    def restore(self) -> None:
+        """Go back to what was loaded or last committed: nothing that came since is kept."""
+        life = self._life
+        record = life.record
+        self._start_empty()
+        life.leaving, life.carries, life.principal = None, True, None
+        life.followed, self._written, self._lent = _MISSING, False, False
+        if record is not None:
+            life.principal = record.origin.principal
+            life.saved = record.values
+            life.base, life.changeable = _contents(record)
+            dict.update(self, life.base)
+
     def _compared(self) -> Changes:
         life = self._life
         saved = life.saved

@@ -26,6 +26,7 @@ from samesession.settings import (
     Carrier,
     Cookie,
     Limits,
+    Quota,
     duration_ms,
     keys_from,
     redacted,
@@ -88,6 +89,8 @@ class Sessions:
         lifetime: timedelta = timedelta(hours=12),
         cookie: Cookie | None = None,
         max_size: int = 64 * 1024,
+        max_sessions: int | None = None,
+        on_limit: Literal["evict-oldest", "reject"] = "evict-oldest",
         principal_key: str | None = None,
         carrier: Carrier | Literal["cookie", "header", "both"] = Carrier.COOKIE,
         adopt: Sequence[Reader | StoredReader] = (),
@@ -101,6 +104,9 @@ class Sessions:
             lifetime: its absolute end, fixed when it is made, never infinite.
             cookie: ``Cookie(secure=False)`` for plain http while developing.
             max_size: bytes of one session's keys and encoded values.
+            max_sessions: of one principal at a time, on all servers; None for no limit.
+            on_limit: what one more login does: it ends the oldest session, or is refused
+                (`TooManySessionsError`, answered 409).
             principal_key: where the application itself marks who is signed in, such as
                 ``"user_id"``: a change of that key is a login or a logout.
             carrier: ``"header"`` for programs that keep no cookies, ``"both"`` for a site that
@@ -110,7 +116,7 @@ class Sessions:
         Raises:
             ConfigError: naming the setting, its value and the way out.
         """
-        limits = Limits.of(idle, lifetime, max_size)
+        limits = Limits.of(idle, lifetime, max_size, Quota.of(max_sessions, on_limit))
         ring = keys_from(keys, "keys")
         sessions = cls._checked(url, ring, limits, cookie or Cookie(), principal_key, carrier)
         sessions.adopt = checked(adopt)
@@ -124,7 +130,8 @@ class Sessions:
         ``SAMESESSION_URL``, ``SAMESESSION_KEYS`` (separated by spaces or commas) or
         ``SAMESESSION_KEYS_FILE`` (one a line), ``SAMESESSION_IDLE`` and ``SAMESESSION_LIFETIME``
         (``30m``, ``12h``), ``SAMESESSION_SECURE`` (``0`` for plain http), ``SAMESESSION_COOKIE``
-        (its name), ``SAMESESSION_MAX_SIZE`` (``64KB``), ``SAMESESSION_PRINCIPAL_KEY``,
+        (its name), ``SAMESESSION_MAX_SIZE`` (``64KB``), ``SAMESESSION_MAX_SESSIONS`` (a number),
+        ``SAMESESSION_ON_LIMIT`` (``evict-oldest``, ``reject``), ``SAMESESSION_PRINCIPAL_KEY``,
         ``SAMESESSION_CARRIER`` (``cookie``, ``header``, ``both``).
 
         Raises:
@@ -144,6 +151,7 @@ class Sessions:
             _duration(env, "SAMESESSION_IDLE", "30m"),
             _duration(env, "SAMESESSION_LIFETIME", "12h"),
             size_bytes(env.get("SAMESESSION_MAX_SIZE", "64KB"), "SAMESESSION_MAX_SIZE"),
+            _quota(env),
         )
         cookie = Cookie(name=env.get("SAMESESSION_COOKIE", ""), secure=secure == "1")
         principal_key = env.get("SAMESESSION_PRINCIPAL_KEY")
@@ -183,7 +191,12 @@ class Sessions:
             principal_key=principal_key,
             carrier=Carrier(carrier),
         )
-        _ = sessions.loops  # a wrong URL or a missing client library fails here, at start-up
+        store = sessions.loops.store  # a wrong URL or a missing client library fails here
+        if limits.quota is not None and not getattr(store, "limits", False):
+            raise ConfigError(
+                f"max_sessions={limits.quota.most}: {redacted(url)} cannot count a principal's "
+                "sessions across servers; redis://, postgresql://, mysql:// and sqlite:// can"
+            )
         return sessions
 
     @property
@@ -362,6 +375,15 @@ def _checked_handle(handle: str) -> str:
 
 def _duration(env: Mapping[str, str], name: str, default: str) -> timedelta:
     return timedelta(milliseconds=duration_ms(env.get(name, default), name))
+
+
+def _quota(env: Mapping[str, str]) -> Quota | None:
+    text = env.get("SAMESESSION_MAX_SESSIONS")
+    if text is not None and not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
+        raise ConfigError(f"SAMESESSION_MAX_SESSIONS={text!r} is no number above 0")
+    return Quota.of(
+        None if text is None else int(text), env.get("SAMESESSION_ON_LIMIT", "evict-oldest")
+    )
 
 
 def _keys(env: Mapping[str, str]) -> tuple[bytes, ...]:

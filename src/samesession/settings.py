@@ -246,16 +246,52 @@ class Carrier(StrEnum):
     BOTH = "both"
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many sessions a principal may have at a time.
+
+    Attributes:
+        most: sessions.
+        evicts: whether one more login ends the oldest session; otherwise it is refused.
+    """
+
+    most: int
+    evicts: bool = True
+
+    @classmethod
+    def of(cls, most: int | None, on_limit: str) -> Quota | None:
+        """Check what a user gave; None when there is no limit.
+
+        Raises:
+            ConfigError: not a number above 0, or no such way.
+        """
+        if on_limit not in _ON_LIMIT:
+            raise ConfigError(f"on_limit={on_limit!r} is none of 'evict-oldest', 'reject'")
+        if most is None:
+            return None
+        if type(most) is not int or most < 1:
+            raise ConfigError(
+                f"max_sessions={most!r} is no number above 0; leave it out for no limit"
+            )
+        return cls(most, on_limit == "evict-oldest")
+
+
+_ON_LIMIT = ("evict-oldest", "reject")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Time and size limits of a session; durations in milliseconds, sizes in bytes."""
+    """What one session and one principal may take; in milliseconds, bytes, sessions."""
 
     idle_ms: int = 30 * 60_000
     lifetime_ms: int = 12 * 3_600_000
     size_bytes: int = 64 * 1024
+    quota: Quota | None = None
 
     @classmethod
-    def of(cls, idle: timedelta, lifetime: timedelta, size: int) -> Limits:
+    def of(
+        cls, idle: timedelta, lifetime: timedelta, size: int, quota: Quota | None = None
+    ) -> Limits:
         """Check and convert what a user gave.
 
         Raises:
@@ -283,7 +319,7 @@ class Limits:
             )
         if size < 256:
             raise ConfigError(f"max_size={size} bytes is too small for any session; 65536 is usual")
-        return cls(idle_ms=idle_ms, lifetime_ms=lifetime_ms, size_bytes=size)
+        return cls(idle_ms=idle_ms, lifetime_ms=lifetime_ms, size_bytes=size, quota=quota)
 
 
 def keys_from(texts: Iterable[str | bytes], where: str) -> tuple[bytes, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from samesession.record import Delta, Ending, Key, Mark, Outcome, Record, Version
+from samesession.settings import Quota
 
 
 class Store(Protocol):
@@ -25,6 +26,9 @@ class Store(Protocol):
 
     suspends: bool
     """Whether its coroutines wait on an event loop; if not, threads may share the object."""
+
+    limits: bool
+    """Whether `admit` can keep to a quota, on all servers."""
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """Return the record, the mark of an ended one, or None when it is unknown.
@@ -53,13 +57,30 @@ class Store(Protocol):
         """End a record, absent or not, and return the mark that stands, as `finish` says."""
         ...
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
         """Enter a record in its principal's index, before it is made.
+
+        With a quota this is one atomic step, as `samesession.quota.displaced` decides it. Whoever
+        is displaced has been ended (`Reason.DISPLACED`) when this returns, those included whom a
+        server displaced that died before it could end them.
 
         Args:
             principal: whose record it will be.
             key: the record's.
             until_ms: its absolute deadline, after which the entry may go.
+            replaces: the principal's record whose place it takes; the two count once.
+            quota: how many the principal may have; asked for only where `limits` is true.
+
+        Returns:
+            The keys of those displaced; None when it is refused, and then nothing was entered.
         """
         ...
 

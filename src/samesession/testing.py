@@ -46,6 +46,7 @@ from samesession.record import (
     merge,
 )
 from samesession.sessions import Sessions
+from samesession.settings import Quota
 from samesession.store import Store, end_with_successors
 from samesession.token import key_of
 
@@ -502,6 +503,88 @@ class StoreContract:
 
         self.run(check)
 
+    # -- a quota ---------------------------------------------------------------------------------
+
+    def test_a_quota_ends_the_oldest_or_refuses(self) -> None:
+        """Before the next record is made; and what ended, or never came, has no place."""
+
+        async def check(store: Store) -> None:
+            if not store.limits:
+                return
+            for evicts in (True, False):
+                ann, quota = f"ann-{secrets.token_hex(4)}", Quota(2, evicts)
+                keys = [fresh_key() for _ in range(5)]
+                for at, key in enumerate(keys[:2]):
+                    assert await _signed_in(store, ann, key, quota, at) == ()
+                going = await _signed_in(store, ann, keys[2], quota, 2)
+                if evicts:
+                    assert going == (keys[0],)
+                    mark = await store.load(keys[0])
+                    assert isinstance(mark, Mark)
+                    assert mark.reason is Reason.DISPLACED
+                    live = keys[1:3]
+                else:
+                    assert going is None
+                    assert await store.load(keys[2]) is None
+                    live = keys[:2]
+                assert [record.key for record in await store.held_by(ann)] == live
+                await store.end(live[0], ending())
+                assert await _signed_in(store, ann, keys[3], quota, 3) == ()
+                assert [r.key for r in await store.held_by(ann)] == [live[1], keys[3]]
+                lowered = await _signed_in(store, ann, keys[4], Quota(1, evicts), 4)
+                assert (set(lowered) if lowered else lowered) == (
+                    {live[1], keys[3]} if evicts else None
+                )
+
+        self.run(check)
+
+    def test_a_quota_counts_who_is_being_made_and_a_move_once(self) -> None:
+        """A login that was displaced before its record was made can never make it."""
+
+        async def check(store: Store) -> None:
+            if not store.limits:
+                return
+            ann, quota, until = f"ann-{secrets.token_hex(4)}", Quota(1), now_ms() + HOUR_MS
+            first, second, third = fresh_key(), fresh_key(), fresh_key()
+            assert await store.admit(ann, first, until, quota=quota) == ()
+            assert await store.admit(ann, first, until, quota=quota) == ()  # sent again
+            assert await store.admit(ann, second, until + 1, quota=Quota(1, False)) is None
+            assert await store.admit(ann, second, until + 1, quota=quota) == (first,)
+            outcome = await store.commit(created(first, ann))
+            assert isinstance(outcome, Ended)
+            assert outcome.mark.reason is Reason.DISPLACED
+            await store.commit(created(second, ann))
+            # A rotation: both live for a moment, and count once.
+            refusing = Quota(1, False)
+            assert await store.admit(ann, third, until, replaces=second, quota=refusing) == ()
+            await store.commit(created(third, ann))
+            assert {record.key for record in await store.held_by(ann)} == {second, third}
+            roomy = Quota(2, False)
+            assert await store.admit(ann, fresh_key(), until + 2, quota=roomy) == ()
+            assert await store.admit(ann, fresh_key(), until + 3, quota=roomy) is None
+            last = fresh_key()
+            going = await store.admit(ann, last, until + 4, quota=quota)
+            assert {second, third} <= set(going or ())
+            assert await store.held_by(ann) == []
+
+        self.run(check)
+
+    def test_logins_at_once_never_pass_the_quota(self) -> None:
+        """Whatever order their steps come in."""
+
+        async def check(store: Store) -> None:
+            if not (store.limits and store.suspends):
+                return
+            for evicts in (True, False):
+                ann, quota = f"ann-{secrets.token_hex(4)}", Quota(2, evicts)
+                keys = [fresh_key() for _ in range(6)]
+                logins = (_signed_in(store, ann, key, quota, at) for at, key in enumerate(keys))
+                answers = await asyncio.gather(*logins)
+                assert len(await store.held_by(ann)) == 2
+                assert sum(answer is None for answer in answers) == (0 if evicts else 4)
+
+        self.run(check)
+
     # -- against a model ---------------------------------------------------------------------------
 
     def test_any_history_matches_the_model(self) -> None:
@@ -525,6 +608,20 @@ class StoreContract:
     def test_it_has_every_verb(self, name: str) -> None:
         """So that no store can forget one."""
         assert callable(getattr(self.open_loop(), name))
+
+
+async def _signed_in(
+    store: Store, principal: str, key: Key, quota: Quota, later: int
+) -> tuple[Key, ...] | None:
+    """A login within a quota; ``later``: than the first, so that it is not the oldest."""
+    delta = created(key, principal, a=b"1")
+    assert delta.origin is not None
+    absolute = delta.origin.absolute_ms + later
+    delta = replace(delta, origin=replace(delta.origin, absolute_ms=absolute))
+    going = await store.admit(principal, key, absolute, quota=quota)
+    if going is not None:
+        await store.commit(delta)
+    return going
 
 
 _Step = tuple[str, int, dict[str, bytes], tuple[str, ...], int]

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from agents.hosts import Host, on_loopback
 from samesession.record import Applied, Delta, Ended, Ending, Key, Mark, Outcome, Record, Version
+from samesession.settings import Quota
 from samesession.store import Store
 from samesession.strategies import strategy_of
 from samesession.testing import StoreContract
@@ -20,6 +21,7 @@ class AnyServer:
     """Each call goes to the next server, with the version that the browser's cookie would have."""
 
     lags = True
+    limits = False
 
     def __init__(self, stores: list[Store]) -> None:
         self.suspends = stores[0].suspends
@@ -65,8 +67,17 @@ class AnyServer:
         self._over.setdefault(key, mark)
         return mark
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
-        await next(self._next).admit(principal, key, until_ms)
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
+        store = next(self._next)
+        return await store.admit(principal, key, until_ms, replaces=replaces, quota=quota)
 
     async def dismiss(self, principal: str, key: Key) -> None:
         await next(self._next).dismiss(principal, key)

@@ -26,7 +26,7 @@ from samesession.cluster.placement import shard_of
 from samesession.cluster.thread_line import ThreadLine
 from samesession.errors import StoreUnavailableError
 from samesession.record import Delta, Ending, Key, Mark, Outcome, Record, Version
-from samesession.settings import Url
+from samesession.settings import Quota, Url
 from samesession.store import Store
 
 LEASE_S = 3.0
@@ -42,6 +42,7 @@ class ClusterStore:
     """The cluster as one of its workers sees it; see `Store`."""
 
     lags = True
+    limits = False
 
     def __init__(self, line: Line, options: Options) -> None:
         """Name the agent; nothing is opened before the first use."""
@@ -75,9 +76,18 @@ class ClusterStore:
         """See `Store`; the end of a signed-in record waits until every server knows it (S16)."""
         return (await self._ask(wire.End(key, ending), wire.Marked, more_s=LEASE_S)).mark
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
         """See `Store`."""
         await self._ask(wire.Admit(principal, key), wire.Done)
+        return ()
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`; principals are found in the records themselves."""

@@ -24,7 +24,7 @@ from samesession.record import (
     finish,
     merge,
 )
-from samesession.settings import Url
+from samesession.settings import Quota, Url
 from samesession.store import Store
 from samesession.stores.blob import dumps, forget_ms, loads
 from samesession.stores.lmdb_map import (
@@ -53,6 +53,7 @@ class LocalStore:
     """Records, their deadlines and their principals in one map; `merge` and `finish` decide."""
 
     lags = False
+    limits = False
     suspends = False
 
     def __init__(self, folder: Path, size: int, clock_ms: Callable[[], int]) -> None:
@@ -82,8 +83,17 @@ class LocalStore:
         """See `Store`."""
         return self._write(_end, key, ending)
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
         """See `Store`; the index is written with the record, in one transaction."""
+        return ()
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`; the index is written with the record, in one transaction."""

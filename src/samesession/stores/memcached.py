@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.record import Delta, Ending, Key, Mark, Outcome, Record, Version, finish, merge
-from samesession.settings import Url
+from samesession.settings import Quota, Url
 from samesession.store import Store
 from samesession.stores.blob import dumps, forget_ms, loads, readable
 from samesession.stores.memcached_wire import LoopWire, ThreadWire, Wire
@@ -36,6 +36,7 @@ class MemcachedStore:
     """Records and marks as values; `merge` and `finish` decide."""
 
     lags = False
+    limits = False
 
     def __init__(self, wire: Wire, prefix: str, clock_ms: Callable[[], int]) -> None:
         """Name the keys; nothing is connected yet."""
@@ -72,8 +73,17 @@ class MemcachedStore:
                 return mark
         raise StoreUnavailableError(f"session {key} was changed {TRIES} times meanwhile")
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
         """See `Store`; there is no index, and a login needs none."""
+        return ()
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`; there is no index."""

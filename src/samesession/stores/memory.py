@@ -8,30 +8,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from threading import Lock
+from typing import NamedTuple
 
+from samesession.quota import MAKING_MS, displaced
 from samesession.record import (
     MARK_MS,
+    TOKEN_BYTES,
     Delta,
     Ending,
     Key,
     Mark,
     Outcome,
+    Reason,
     Record,
     Version,
     finish,
     merge,
 )
-from samesession.settings import Url
+from samesession.settings import Quota, Url
 from samesession.store import Store, end_with_successors
 
 SWEEP_EVERY = 256
 """Writes between two looks for what is over, at least; one look costs a record's time a write."""
 
 
+class _Making(NamedTuple):
+    """A login or rotation under way, and until when it counts though its record is not there."""
+
+    until_ms: int
+    absolute_ms: int
+    replaces: Key | None
+
+
 class MemoryStore:
     """A dict of records and marks under one lock."""
 
     lags = False
+    limits = True
     suspends = False
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
@@ -40,6 +53,7 @@ class MemoryStore:
         self._lock = Lock()
         self._stored: dict[Key, Record | Mark] = {}
         self._writes = 0
+        self._making: dict[str, dict[Key, _Making]] = {}
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; there is one copy, so it covers all that exists."""
@@ -60,8 +74,40 @@ class MemoryStore:
             self._put(key, mark)
         return mark
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
-        """See `Store`; the records themselves are the index."""
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
+        """See `Store`; the records themselves are the index, and who is about to make one."""
+        if quota is None:
+            return ()
+        now = self._clock_ms()
+        with self._lock:
+            making = {
+                one: entry
+                for one, entry in self._making.get(principal, {}).items()
+                if entry.until_ms > now and not isinstance(self._stored.get(one), Mark)
+            }
+            held = {
+                one: entry.absolute_ms for one, entry in making.items() if one not in self._stored
+            }
+            held |= {r.key: r.origin.absolute_ms for r in self._live(principal, now)}
+            moving = {entry.replaces: one for one, entry in making.items() if entry.replaces}
+            going = displaced(held, moving, key, replaces, quota)
+            if going is None:
+                return None
+            for one in going:
+                ending = Ending(Reason.DISPLACED, now, one.encode()[:TOKEN_BYTES])
+                self._put(one, finish(self._stored.get(one), ending))
+                making.pop(one, None)
+            making[key] = _Making(now + MAKING_MS, until_ms, replaces)
+            self._making[principal] = making
+        return going
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`; the records themselves are the index."""
@@ -69,13 +115,7 @@ class MemoryStore:
     async def held_by(self, principal: str) -> list[Record]:
         """See `Store`."""
         with self._lock:
-            held = [
-                record
-                for record in self._stored.values()
-                if isinstance(record, Record) and record.origin.principal == principal
-            ]
-        now = self._clock_ms()
-        live = (record for record in held if record.ends_ms > now)
+            live = self._live(principal, self._clock_ms())
         return sorted(live, key=lambda record: record.origin.created_ms)
 
     async def end_all(self, principal: str, ending: Ending, *, keep: Key | None = None) -> int:
@@ -87,6 +127,15 @@ class MemoryStore:
     async def close(self) -> None:
         """See `Store`; what is in memory stays as long as the object."""
 
+    def _live(self, principal: str, now_ms: int) -> list[Record]:
+        return [
+            record
+            for record in self._stored.values()
+            if isinstance(record, Record)
+            and record.origin.principal == principal
+            and record.ends_ms > now_ms
+        ]
+
     def _put(self, key: Key, value: Record | Mark) -> None:
         self._stored[key] = value
         self._writes += 1
@@ -95,6 +144,9 @@ class MemoryStore:
             now = self._clock_ms()
             for old in [k for k, v in self._stored.items() if _over(v, now)]:
                 del self._stored[old]
+            for principal, making in [*self._making.items()]:
+                if all(entry.until_ms <= now for entry in making.values()):
+                    del self._making[principal]
 
 
 def _over(value: Record | Mark, now_ms: int) -> bool:

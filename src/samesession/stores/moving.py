@@ -29,6 +29,7 @@ from samesession.record import (
     Record,
     Version,
 )
+from samesession.settings import Quota
 from samesession.store import Store, end_with_successors
 
 TRIES = 20
@@ -51,6 +52,7 @@ class Moving:
         """
         self.lags = old.lags or new.lags
         self.suspends = old.suspends or new.suspends
+        self.limits = old.limits and new.limits
         self._old = old
         self._new = new
         self._clock_ms = clock_ms
@@ -121,11 +123,29 @@ class Moving:
             await end_with_successors(self, went_on, ending)
         return mark
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
-        """See `Store`."""
-        await self._new.admit(principal, key, until_ms)
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
+        """See `Store`.
+
+        A quota is decided by the store that is written: all that the other still has is brought
+        over before, or does not count yet (the first of the two steps).
+        """
         if self._write_old:
-            await self._old.admit(principal, key, until_ms)
+            going = await self._old.admit(principal, key, until_ms, replaces=replaces, quota=quota)
+            if going is not None:
+                await self._new.admit(principal, key, until_ms, replaces=replaces)
+            return going
+        if quota is not None:
+            for record in await self._old.held_by(principal):
+                await self.move(record.key)
+        return await self._new.admit(principal, key, until_ms, replaces=replaces, quota=quota)
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from typing import Any
@@ -18,8 +18,10 @@ import msgspec
 from msgspec.structs import replace
 
 from samesession.errors import StoreCorruptError
+from samesession.quota import MAKING_MS
 from samesession.record import (
     MARK_MS,
+    TOKEN_BYTES,
     Absent,
     Applied,
     Commit,
@@ -37,7 +39,7 @@ from samesession.record import (
     Taken,
     Version,
 )
-from samesession.settings import Url
+from samesession.settings import Quota, Url
 from samesession.store import Store, end_with_successors
 from samesession.stores import redis_scripts as lua
 from samesession.stores.redis_loops import LoopWire
@@ -48,7 +50,7 @@ from samesession.stores.redis_wire import Command, Reply, Wire
 BATCH = 500
 """Scripts a pipeline when all sessions of a principal are read or ended."""
 
-_COMMIT_SHA, _END_SHA, _ADMIT_SHA = (
+_COMMIT_SHA, _END_SHA, _ADMIT_SHA, _ADMIT_WITHIN_SHA = (
     sha1(script.encode(), usedforsecurity=False).hexdigest() for script in lua.ALL
 )
 _ENTRY = struct.Struct(">I8s")
@@ -73,6 +75,7 @@ class RedisStore:
     """Sessions in Redis or Valkey; what the scripts decide, in the words of the protocol."""
 
     lags = False
+    limits = True
 
     def __init__(self, wire: Wire, prefix: str, clock_ms: Callable[[], int]) -> None:
         """Name the keys; nothing is connected yet."""
@@ -95,21 +98,45 @@ class RedisStore:
         """See `Store`."""
         return _standing(key, _pairs(await self._wire.call(*self._ending(key, ending))), ending)
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
         """See `Store`: one sorted set a principal, scored by absolute deadline, pruned by it."""
-        index = self._principal + principal
-        await self._wire.call("EVALSHA", _ADMIT_SHA, 1, index, key, until_ms, self._clock_ms())
+        index, now = self._principal + principal, self._clock_ms()
+        if quota is None:
+            await self._wire.call("EVALSHA", _ADMIT_SHA, 1, index, key, until_ms, now)
+            return ()
+        within: list[str | int] = [key, until_ms, now, quota.most, int(quota.evicts)]
+        within += [replaces or "", now + MAKING_MS]
+        call = self._wire.call
+        reply = await call("EVALSHA", _ADMIT_WITHIN_SHA, 1, index, *within, 0)
+        if reply[0] == lua.ASKED:  # full, it seems: the index says too much
+            over = await self._over(reply[1::2], reply[2::2], now)
+            reply = await call("EVALSHA", _ADMIT_WITHIN_SHA, 1, index, *within, 1, *over)
+        if reply[0] == lua.REFUSED:
+            return None
+        gone = _names(reply[1:])
+        await self._displace(index, gone)
+        return tuple(gone)
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`."""
         with suppress(StoreCorruptError):  # no index at all
-            await self._wire.call("ZREM", self._principal + principal, key)
+            await self._wire.call("ZREM", self._principal + principal, key, f"+{key}", f"!{key}")
 
     async def held_by(self, principal: str) -> list[Record]:
         """See `Store`: the index may say too much, so each member is looked at."""
         records: list[Record] = []
         now = self._clock_ms()
-        for keys in _batches(await self._members(principal)):
+        members, gone = await self._members(principal)
+        await self._displace(self._principal + principal, gone)
+        for keys in _batches([key for key in members if key not in gone]):
             loads: list[Command] = [("HGETALL", self._session + key) for key in keys]
             for key, reply in zip(keys, await self._wire.many(loads), strict=True):
                 record = _readable(key, reply)
@@ -121,7 +148,9 @@ class RedisStore:
     async def end_all(self, principal: str, ending: Ending, *, keep: Key | None = None) -> int:
         """See `Store`: what stands in the index is ended even if it is only about to be made."""
         ended = 0
-        members = [key for key in await self._members(principal) if key != keep]
+        listed, gone = await self._members(principal)
+        await self._displace(self._principal + principal, gone)
+        members = [key for key in listed if key != keep and key not in gone]
         known = {*members, keep, None}
         for keys in _batches(members):
             replies = await self._wire.many([self._ending(key, ending) for key in keys])
@@ -141,12 +170,40 @@ class RedisStore:
         """See `Store`."""
         await self._wire.close()
 
-    async def _members(self, principal: str) -> list[Key]:
+    async def _members(self, principal: str) -> tuple[list[Key], set[Key]]:
+        """Who stands in the index, and who of them was displaced and may not be over yet."""
         try:
             members = await self._wire.call("ZRANGE", self._principal + principal, 0, -1)
         except StoreCorruptError:  # something else lies there; the next login replaces it
-            return []
-        return [Key(member.decode()) for member in members if member.isascii()]
+            return [], set()
+        there = [member for member in members if not (member[:1] in b"+!" or b">" in member)]
+        return _names(there), set(_names(member[1:] for member in members if member[:1] == b"!"))
+
+    async def _over(self, keys: Sequence[bytes], making: Sequence[bytes], now: int) -> list[Key]:
+        """Those of an index's members that count no longer: ended, expired, or never made."""
+        over: list[Key] = []
+        made = {key for key, one in zip(_names(keys), making, strict=True) if one == b"0"}
+        for batch in _batches(_names(keys)):
+            looks: list[Command] = [("HMGET", self._session + key, "e", "t") for key in batch]
+            for key, reply in zip(batch, await self._wire.many(looks), strict=True):
+                if isinstance(reply, StoreCorruptError) or reply[0] is not None:
+                    over.append(key)
+                elif reply[1] is None:
+                    over += [key] if key in made else []
+                elif _ends_ms(reply[1]) <= now:
+                    over.append(key)
+        # One that was never made never will be: the end leaves its mark.
+        ending = Ending(Reason.EXPIRED, now, b"")
+        for batch in _batches(over):
+            await self._wire.many([self._ending(key, ending) for key in batch])
+        return over
+
+    async def _displace(self, index: str, gone: Collection[Key]) -> None:
+        """Finish what a server has begun that may have died since."""
+        for key in gone:
+            ending = Ending(Reason.DISPLACED, self._clock_ms(), key.encode()[:TOKEN_BYTES])
+            await end_with_successors(self, key, ending)
+            await self._wire.call("ZREM", index, key, f"+{key}", f"!{key}")
 
     def _ending(self, key: Key, ending: Ending) -> Command:
         mark = _pack((ending.reason, ending.at_ms, ending.token, ending.successor))
@@ -259,6 +316,15 @@ def _times(raw: bytes) -> tuple[int, int]:
     if seen > _LATEST_MS or idle_until > _LATEST_MS:
         raise StoreCorruptError("its times lie beyond the year 9999")
     return seen, idle_until
+
+
+def _ends_ms(times: bytes) -> int:
+    """The earlier of its deadlines; 0 when they cannot be read."""
+    return min(_TIMES.unpack(times)[1:]) if len(times) == _TIMES.size else 0
+
+
+def _names(members: Iterable[bytes]) -> list[Key]:
+    return [Key(member.decode()) for member in members if member.isascii()]
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:

@@ -19,6 +19,7 @@ end
 """
 
 APPLIED, ENDED, ABSENT, TAKEN, LOST, UNREADABLE = 1, 2, 3, 4, 5, 6
+REFUSED, ADMITTED, ASKED = 0, 1, 2
 
 # ARGV: token, now, floor, idle until, at_least number, at_least tag, origin, absolute, keep empty,
 #       mark for an emptied record, mark ms, how many sets, field, value, …, removed fields …
@@ -136,4 +137,60 @@ if redis.call('PTTL', KEYS[1]) < left then redis.call('PEXPIRE', KEYS[1], math.f
 return 1
 """
 
-ALL = (COMMIT, END, ADMIT)
+# The same within a quota, as `samesession.quota.displaced` decides it. Beside the records' names
+# the index then holds, for a minute, "+name" of one that is being made and "old>new" of one that is
+# being moved, and "!name" of one that was displaced until it is ended.
+# ARGV: member, its absolute deadline, now, most, evicts, whose place it takes or "", when it counts
+#       no longer if it is not made, whether the members have been looked at, those over …
+ADMIT_WITHIN = """
+local index, me, absolute, now = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local pruned = redis.pcall('ZREMRANGEBYSCORE', index, '-inf', ARGV[3])
+if type(pruned) == 'table' and pruned['err'] then redis.call('DEL', index) end -- no index
+for at = 9, #ARGV do redis.call('ZREM', index, ARGV[at], '+' .. ARGV[at], '!' .. ARGV[at]) end
+local all = redis.call('ZRANGE', index, 0, -1) -- by absolute deadline: oldest first
+local there, making, displaced, into, out_of = {}, {}, {}, {}, {}
+for _, member in ipairs(all) do
+  local sign, name = string.sub(member, 1, 1), string.sub(member, 2)
+  local parted = string.find(member, '>', 1, true)
+  if sign == '+' then making[name] = true
+  elseif sign == '!' then displaced[name] = true
+  elseif parted then
+    into[string.sub(member, 1, parted - 1)] = string.sub(member, parted + 1)
+    out_of[string.sub(member, parted + 1)] = string.sub(member, 1, parted - 1)
+  else there[member] = true end
+end
+local function held(name) return name and there[name] and not displaced[name] end
+local counted = {}
+for _, member in ipairs(all) do
+  if held(member) and not held(into[member]) then counted[#counted + 1] = member end
+end
+local over = #counted + 1 - tonumber(ARGV[4])
+if there[me] or held(ARGV[6]) then over = 0 end
+if over > 0 and ARGV[8] == '0' then
+  local asked = {2}
+  for _, member in ipairs(counted) do
+    asked[#asked + 1] = member
+    asked[#asked + 1] = making[member] and '1' or '0'
+  end
+  return asked
+end
+if over > 0 and ARGV[5] == '0' then return {0} end
+for at = 1, over do
+  local going = counted[at]
+  while held(going) do
+    displaced[going] = true
+    redis.call('ZADD', index, redis.call('ZSCORE', index, going), '!' .. going)
+    going = out_of[going]
+  end
+end
+redis.call('ZADD', index, absolute, me)
+redis.call('ZADD', index, ARGV[7], '+' .. me)
+if ARGV[6] ~= '' then redis.call('ZADD', index, ARGV[7], ARGV[6] .. '>' .. me) end
+local left = tonumber(absolute) - now + 60000
+if redis.call('PTTL', index) < left then redis.call('PEXPIRE', index, math.floor(left)) end
+local gone = {1}
+for name in pairs(displaced) do gone[#gone + 1] = name end
+return gone
+"""
+
+ALL = (COMMIT, END, ADMIT, ADMIT_WITHIN)

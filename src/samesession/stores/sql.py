@@ -28,11 +28,12 @@ from samesession.record import (
     finish,
     merge,
 )
-from samesession.settings import Url
+from samesession.settings import Quota, Url
 from samesession.store import Store, end_with_successors
 from samesession.stores.blob import dumps, forget_ms, loads, readable
 from samesession.stores.sql_check import checked
 from samesession.stores.sql_drivers import Target
+from samesession.stores.sql_quota import Admission
 from samesession.stores.sql_table import Statements
 from samesession.stores.sql_wire import (
     ConflictError,
@@ -58,6 +59,7 @@ class SqlStore:
     """Records and marks in one table; `merge` and `finish` decide, a version guards the writing."""
 
     lags = False
+    limits = True
 
     def __init__(self, wire: Wire, table: str, clock_ms: Callable[[], int]) -> None:
         """Name the table; nothing is connected yet."""
@@ -97,8 +99,27 @@ class SqlStore:
                 return mark
         raise StoreUnavailableError(f"session {key} was changed {TRIES} times meanwhile")
 
-    async def admit(self, principal: str, key: Key, until_ms: int) -> None:
+    async def admit(
+        self,
+        principal: str,
+        key: Key,
+        until_ms: int,
+        *,
+        replaces: Key | None = None,
+        quota: Quota | None = None,
+    ) -> tuple[Key, ...] | None:
         """See `Store`; the records themselves are the index."""
+        if quota is None:
+            return ()
+        ask = Admission(
+            self._say, _owner(principal), key, until_ms, replaces, quota, self._clock_ms()
+        )
+        for _ in range(TRIES):
+            with suppress(ConflictError):
+                return await self._wire.together(ask)
+            with suppress(ConflictError):
+                await self._wire.insert(self._say.insert, **ask.lock_row())
+        raise StoreUnavailableError(f"{TRIES} others signed the same principal in meanwhile")
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`; the records themselves are the index."""

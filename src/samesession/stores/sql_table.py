@@ -40,6 +40,9 @@ SCHEMA = 1
 SCHEMA_ID = "schema"
 """No session has this key: theirs are 32 hexadecimal digits."""
 
+ASIDE = 2
+"""In the column ``ended``: neither a record nor a mark (`samesession.stores.sql_quota`)."""
+
 _FOR_EVER_MS = 253_402_300_799_999
 
 
@@ -108,9 +111,16 @@ class Statements:
         self.held: Executable = _page(table, table.c.data, ended=0)
         self.live: Executable = _page(table, table.c.forget_ms, ended=0)
         self.marks: Executable = _page(table, table.c.data, ended=1)
+        # For a quota: the principal's own row, who is about to make a record, and who has one.
+        self.lock: Executable = select(table.c.id).where(mine).with_for_update()
+        both = (table.c.forget_ms, table.c.data)
+        self.aside: Executable = _page(table, *both, ended=ASIDE)
+        self.owned: Executable = _page(table, *both, ended=0)
+        named = table.c.id.in_(bindparam("keys", expanding=True))
+        self.known: Executable = select(table.c.id).where(named)
         self.end_many: Update = (
             update(table)
-            .where(table.c.id.in_(bindparam("keys", expanding=True)), table.c.ended == 0)
+            .where(named, table.c.ended == 0)
             .values(
                 version=following,
                 ended=1,
@@ -130,7 +140,7 @@ class Statements:
         self.over: Executable = over
         self.sweep: Delete = delete(table).where(table.c.id.in_(over))
         self.drop_many: Delete = delete(table).where(
-            table.c.id.in_(bindparam("keys", expanding=True)),
+            named,
             table.c.forget_ms < bindparam("before"),
         )
         self.page: Executable = (
@@ -165,10 +175,10 @@ class Statements:
         return [*texts, str(stamp)]
 
 
-def _page(table: Table, column: Any, *, ended: int) -> Executable:
+def _page(table: Table, *columns: Any, ended: int) -> Executable:
     """A principal's rows in the order of the index, after a key."""
     return (
-        select(table.c.id, column)
+        select(table.c.id, *columns)
         .where(
             table.c.principal == bindparam("owner"),
             table.c.ended == ended,

@@ -60,6 +60,10 @@ class Wire(Protocol):
         """Run an INSERT; False when the key is taken."""
         ...
 
+    async def together(self, work: Work[T]) -> T:
+        """Do several statements as one: all or none of them, each sees what others committed."""
+        ...
+
     async def sweep(self, statements: Statements, *, before_ms: int, most: int) -> int:
         """Delete rows that may go, those that nobody else is deleting; returns how many."""
         ...
@@ -95,23 +99,44 @@ class _Speaking:
 
         return await self._run(work)
 
+    async def together(self, work: Work[T]) -> T:
+        """See `Wire`."""
+        return await self._run(lambda connection: _together(connection, work))
+
     async def sweep(self, statements: Statements, *, before_ms: int, most: int) -> int:
         """See `Wire`."""
+        values: dict[str, Any] = {"before": before_ms, "most": most}
+
+        def two(connection: Connection) -> int:
+            keys = list(connection.execute(statements.over, values).scalars())
+            if not keys:
+                return 0
+            named = {"keys": keys, "before": before_ms}
+            return connection.execute(statements.drop_many, named).rowcount
 
         def work(connection: Connection) -> int:
-            values: dict[str, Any] = {"before": before_ms, "most": most}
             if connection.dialect.name in {"postgresql", "sqlite"}:
                 return connection.execute(statements.sweep, values).rowcount
             # MariaDB cannot limit a subquery: two statements, and what they lock is let go at once.
-            connection = connection.execution_options(isolation_level="READ COMMITTED")
-            with connection.begin():
-                keys = list(connection.execute(statements.over, values).scalars())
-                if not keys:
-                    return 0
-                values = {"keys": keys, "before": before_ms}
-                return connection.execute(statements.drop_many, values).rowcount
+            return _together(connection, two)
 
         return await self._run(work)
+
+
+def _together(connection: Connection, work: Work[T]) -> T:
+    """Work in a transaction that locks no more rows than it names."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            done = work(connection)
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")
+        return done
+    connection = connection.execution_options(isolation_level="READ COMMITTED")
+    with connection.begin():
+        return work(connection)
 
 
 class ThreadWire(_Speaking):
@@ -276,7 +301,7 @@ _CONFLICTS = frozenset({"40P01", "40001", 1213, 1205, 1020})
 def _translated(error: BaseException, target: Target, breaker: CircuitBreaker) -> Exception:
     """A driver's errors in our words."""
     cause: Any = error.orig if isinstance(error, DBAPIError) else error
-    if codes_of(cause) & _CONFLICTS:
+    if isinstance(error, ConflictError) or codes_of(cause) & _CONFLICTS:
         return ConflictError()
     breaker.failed()
     if isinstance(error, PoolTimeoutError):

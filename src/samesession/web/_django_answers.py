@@ -19,10 +19,10 @@ from django.http import HttpResponse
 from django.utils.cache import patch_vary_headers
 
 from samesession._bridge import ready
-from samesession.errors import RetryableError
+from samesession.errors import AnsweredError
 from samesession.session import Session
 from samesession.web._django_settings import get_sessions
-from samesession.web._http import client_of, nothing_left, unavailable
+from samesession.web._http import client_of, nothing_left, refusal
 
 log = logging.getLogger("samesession")
 
@@ -46,7 +46,7 @@ def process_exception(_self: Any, _request: Any, error: Exception) -> Any:
     """
     if isinstance(error, UpdateError):
         raise SessionInterrupted("the session was ended before this request was over") from error
-    return _unavailable(error) if isinstance(error, RetryableError) else None
+    return _unavailable(error) if isinstance(error, AnsweredError) else None
 
 
 def process_response(self: Any, request: Any, response: Any) -> Any:
@@ -63,7 +63,7 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
         if session is not None and session._life.failed and session._life.failure is not None:
             raise session._life.failure  # also where the view made something else of it
         response = _process_response(self, request, response)
-    except RetryableError as error:
+    except AnsweredError as error:
         return _unavailable(error)
     cookie = response.cookies.get(settings.SESSION_COOKIE_NAME)
     if cookie is not None:
@@ -114,6 +114,6 @@ def _say_what_is_left(session: Session) -> None:
 
 
 def _unavailable(error: Exception) -> Any:
-    headers, body = unavailable(error)
+    status, headers, body = refusal(error)
     said = {name.decode(): value.decode() for name, value in headers}
-    return HttpResponse(body, status=503, headers=said)
+    return HttpResponse(body, status=status, headers=said)

@@ -19,7 +19,7 @@ ENGINE = "samesession.web.django"
 LOGIN_KEYS = ("_auth_user_id", "_auth_user_backend", "_auth_user_hash")
 """What `django.contrib.auth.login` sets; the first is who."""
 
-_TAKEN = {"url", "keys", "idle", "lifetime", "max_size"}
+_TAKEN = {"url", "keys", "idle", "lifetime", "max_size", "max_sessions", "on_limit"}
 _DEFAULT_AGE_S = 14 * 24 * 3600
 
 
@@ -51,6 +51,8 @@ def get_sessions() -> Sessions:
         lifetime=lifetime,
         cookie=_cookie(),
         max_size=given.get("max_size", 64 * 1024),
+        max_sessions=given.get("max_sessions"),
+        on_limit=given.get("on_limit", "evict-oldest"),
         principal_key=LOGIN_KEYS[0],
     )
 

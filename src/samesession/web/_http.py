@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
-from samesession.errors import ResponseStartedError, RetryableError
+from samesession.errors import ResponseStartedError, RetryableError, TooManySessionsError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Reason
 from samesession.session import Client, Life, Session
@@ -146,19 +146,28 @@ async def nothing_left(core: Lifecycle, session: Session) -> None:
     )
 
 
-def unavailable(error: Exception | None) -> tuple[Headers, bytes]:
-    """Headers and body of the 503: something was not done, or nobody knows.
+def refusal(error: Exception | None) -> tuple[int, Headers, bytes]:
+    """Status, headers and body where something was not done, or nobody knows (503).
 
-    Why is for the log: the error names hosts and folders.
+    Why is for the log, since the error names hosts and folders; that there are too many sessions
+    (409) is for whoever would sign in.
     """
-    log.warning("answered 503: %s", error)
-    body = b"Your session could not be read or kept just now. Please try again.\n"
-    return [
+    status, body = RetryableError.status_code, _NOT_NOW
+    if isinstance(error, TooManySessionsError):
+        status, body = error.status_code, f"You are {error}.\n".encode()
+    else:
+        log.warning("answered 503: %s", error)
+    headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
-        (b"retry-after", str(RetryableError.retry_after_s).encode()),
         (b"cache-control", b"no-store"),
-    ], body
+    ]
+    if status == RetryableError.status_code:
+        headers.append((b"retry-after", str(RetryableError.retry_after_s).encode()))
+    return status, headers, body
+
+
+_NOT_NOW = b"Your session could not be read or kept just now. Please try again.\n"
 
 
 def client_of(user_agent: str, address: str) -> Client:

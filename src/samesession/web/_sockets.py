@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from samesession.errors import RetryableError, StoreCorruptError
+from samesession.errors import AnsweredError, StoreCorruptError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Key
 from samesession.session import Session
-from samesession.web._http import nothing_left, unavailable
+from samesession.web._http import nothing_left, refusal
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -101,7 +101,7 @@ class Sockets:
             return True  # one of the handlers ended it itself
         try:
             return await self._core.ended(sockets[0].session)
-        except (RetryableError, StoreCorruptError):
+        except (AnsweredError, StoreCorruptError):
             return False  # nobody knows; the next look may
 
 
@@ -133,9 +133,9 @@ class _Socket:
         try:
             await app(self._scope, self.receive, self.send)
         except Exception as error:
-            with suppress(RetryableError):  # a logout counts
+            with suppress(AnsweredError):  # a logout counts
                 await self._core.finish(self.session, failed=True)
-            retryable = isinstance(error, RetryableError)
+            retryable = isinstance(error, AnsweredError)
             failure = error if retryable else life.failure if life.failed else None
             told = failure is not None and await self._refuse(failure)
             if not (retryable and told):
@@ -195,9 +195,9 @@ class _Socket:
         if accepted or "websocket.http.response" not in self._scope.get("extensions", {}):
             await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
             return True
-        headers, body = unavailable(error)
+        status, headers, body = refusal(error)
         await self._send(
-            {"type": "websocket.http.response.start", "status": 503, "headers": headers}
+            {"type": "websocket.http.response.start", "status": status, "headers": headers}
         )
         await self._send({"type": "websocket.http.response.body", "body": body})
         return True

@@ -15,7 +15,7 @@ from typing import Any, cast
 from aiohttp import web
 from multidict import CIMultiDict
 
-from samesession.errors import ConfigError, RetryableError
+from samesession.errors import AnsweredError, ConfigError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Key
 from samesession.session import Client, Session
@@ -26,7 +26,7 @@ from samesession.web._http import (
     CookieCodec,
     client_of,
     nothing_left,
-    unavailable,
+    refusal,
 )
 from samesession.web._sockets import POLICY_VIOLATION, Sockets
 
@@ -190,7 +190,7 @@ class _Adapter:
         except web.HTTPException:
             try:
                 await self._commit(visit)  # an answer like any other, though it is raised
-            except RetryableError as error:
+            except AnsweredError as error:
                 return _refused(error)
             raise
         except Exception as error:  # noqa: BLE001  (raised again, unless the session was the reason)
@@ -215,9 +215,9 @@ class _Adapter:
         if session is None:
             raise error
         life, visit.failed = session._life, True
-        with suppress(RetryableError):  # a logout counts
+        with suppress(AnsweredError):  # a logout counts
             await self._core.finish(session, failed=True)
-        retryable = isinstance(error, RetryableError)
+        retryable = isinstance(error, AnsweredError)
         failure = error if retryable else life.failure if life.failed else None
         if failure is None or life.started:
             raise error
@@ -269,9 +269,9 @@ class _Refusal(web.Response):
 
 
 def _refused(error: Exception) -> web.Response:
-    headers, body = unavailable(error)
+    status, headers, body = refusal(error)
     said = {name.decode(): value.decode() for name, value in headers}
-    return _Refusal(status=503, headers=said, body=body)
+    return _Refusal(status=status, headers=said, body=body)
 
 
 def _client(request: web.Request) -> Client:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from samesession.errors import ConfigError, RetryableError
+from samesession.errors import AnsweredError, ConfigError
 from samesession.session import Client, Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
@@ -22,7 +22,7 @@ from samesession.web._http import (
     CookieCodec,
     client_of,
     nothing_left,
-    unavailable,
+    refusal,
 )
 from samesession.web._sockets import Sockets
 
@@ -120,7 +120,7 @@ class SessionMiddleware:
         """Commit before the first byte; where that fails, 503 is the answer."""
         try:
             await self._core.finish(session)
-        except RetryableError as error:
+        except AnsweredError as error:
             await _refuse(error, send)
             return False
         return True
@@ -130,9 +130,9 @@ class SessionMiddleware:
     ) -> bool:
         """Answer 503 when the session was the reason; whether that is all there is to say."""
         life = session._life
-        with suppress(RetryableError):  # a logout counts
+        with suppress(AnsweredError):  # a logout counts
             await self._core.finish(session, failed=True)
-        retryable = isinstance(error, RetryableError)
+        retryable = isinstance(error, AnsweredError)
         failure = error if retryable else life.failure if life.failed else None
         if failure is not None and not (life.started or refused):
             refused = True
@@ -205,8 +205,8 @@ class SessionMiddleware:
 
 
 async def _refuse(error: Exception, send: Send) -> None:
-    headers, body = unavailable(error)
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    status, headers, body = refusal(error)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

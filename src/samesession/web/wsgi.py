@@ -10,11 +10,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
 from samesession._bridge import ready
-from samesession.errors import ConfigError, RetryableError
+from samesession.errors import AnsweredError, ConfigError
 from samesession.lifecycle import Lifecycle
 from samesession.session import Client, Session
 from samesession.sessions import BlockingSessions, Sessions
@@ -24,7 +25,7 @@ from samesession.web._http import (
     CookieCodec,
     client_of,
     nothing_left,
-    unavailable,
+    refusal,
 )
 
 log = logging.getLogger("samesession")
@@ -171,20 +172,20 @@ class _Response:
         """
         self.logged_out()
         life = self._session._life
-        retryable = isinstance(error, RetryableError)
+        retryable = isinstance(error, AnsweredError)
         failure = error if retryable else life.failure if life.failed else None
         if failure is None or self._write is not None:
             raise error
         if not retryable:
             log.error("the application failed after its session could not be had", exc_info=error)
-        headers, body = unavailable(failure)
+        status, headers, body = refusal(failure)
         said = [(name.decode(), value.decode()) for name, value in headers]
-        self._start_response("503 Service Unavailable", said)
+        self._start_response(f"{status} {HTTPStatus(status).phrase}", said)
         return [] if self._environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
     def logged_out(self) -> None:
         """Carry out a logout though nothing else of the request counts."""
-        with suppress(RetryableError):
+        with suppress(AnsweredError):
             self._middleware._blocking.finish(self._session, failed=True)
 
     def nothing_left(self) -> None:
