@@ -13,10 +13,10 @@ import pytest
 
 from scenarios.browser import Browser
 from scenarios.conftest import Figure
-from scenarios.site import PATIENT, Site
+from scenarios.site import PATIENT, PROVE, Site
 from scenarios.visitors import Failure, Visitor, visiting
 
-KILLS = int(os.environ.get("SAMESESSION_KILLS", "4"))
+KILLS = int(os.environ.get("SAMESESSION_KILLS", "12" if PROVE else "2"))
 VISITORS = 9
 STRICT = os.environ.get("SAMESESSION_STRICT_KILLS") == "1"
 """Fails also for requests that the balancer ended when it marked the dead server down."""
@@ -67,7 +67,7 @@ def test_the_next_request_after_its_servers_death_has_the_write_and_the_login(
     mortal: Site, figure: Figure
 ) -> None:
     site, kept = mortal, 0
-    jars = 25
+    jars = 50
     with ExitStack() as stack:
         everybody = [stack.enter_context(Browser(site)) for _ in range(jars)]
         for number, ann in enumerate(everybody):
@@ -118,8 +118,11 @@ def test_under_load_a_killed_server_costs_what_was_in_flight_on_it_and_nothing_e
     assert late == noticed
     if STRICT:
         assert noticed == []
-    # One request at a time each: no more can have been in flight.
-    assert all(sum(map(kill.explains, failures)) <= VISITORS for kill in kills)
+    # One request at a time each: no more can have been in flight. On a crowded machine the balancer
+    # may notice before the killer itself is told: those are counted above.
+    for kill_ in kills:
+        cut_short = [f for f in failures if kill_.explains(f)]
+        assert sum(not kill_.was_noticed_during(f) for f in cut_short) <= VISITORS
     assert excused <= len(in_flight)
 
 
