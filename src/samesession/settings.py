@@ -154,8 +154,9 @@ def _hosts(text: str) -> tuple[tuple[str, int | None], ...]:
 
 
 def redacted(url: str) -> str:
-    """The URL without its password, for messages and logs."""
-    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    """The URL without its passwords, for messages and logs."""
+    url = re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"([?&][a-z_]*password=)[^&]*", r"\1***", url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

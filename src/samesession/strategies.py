@@ -38,15 +38,19 @@ class Scheme:
     many_workers: bool = True
 
 
+_REDIS = Scheme("external", "samesession.stores.redis", extra="redis")
+
 SCHEMES = {
     "memory": Scheme("memory", "samesession.stores.memory", affinity="cookie", many_workers=False),
     "sticky": Scheme("sticky", "samesession.stores.local", extra="local", affinity="cookie"),
     "cluster": Scheme("cluster", "samesession.cluster.client", extra="cluster"),
-    "redis": Scheme("external", "samesession.stores.redis", extra="redis"),
-    "rediss": Scheme("external", "samesession.stores.redis", extra="redis"),
-    "redis+unix": Scheme("external", "samesession.stores.redis", extra="redis"),
-    "valkey": Scheme("external", "samesession.stores.redis", extra="redis"),
-    "valkeys": Scheme("external", "samesession.stores.redis", extra="redis"),
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), _REDIS),
+    **dict.fromkeys(("redis+unix", "valkey+unix"), _REDIS),
+    **{
+        f"{base}+{topology}": _REDIS
+        for base in ("redis", "rediss", "valkey", "valkeys")
+        for topology in ("sentinel", "cluster")
+    },
     "memcached": Scheme("external", "samesession.stores.memcached", extra="memcached"),
     "sqlite": Scheme("external", "samesession.stores.sql", extra="sql"),
     "postgresql": Scheme("external", "samesession.stores.sql", extra="sql-postgresql"),

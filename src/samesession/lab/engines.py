@@ -30,6 +30,7 @@ __all__ = [
     "Binary",
     "Engine",
     "answers",
+    "ask",
     "command",
     "preferred",
     "quoted",
@@ -43,11 +44,17 @@ STOP_S = 5.0
 
 
 def command(
-    binary: Binary, *, port: int, folder: Path, settings: Mapping[str, str] | None = None
+    binary: Binary,
+    *,
+    port: int,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    sentinel: bool = False,
 ) -> list[str]:
     """Write the engine's configuration into ``folder`` and return the command that runs it.
 
     Args:
+        sentinel: to watch over others instead of holding data.
         settings: more of the engine's own directives, written as in its configuration file (see
             ``quoted``); they win over ours. A password among them never shows on a command line.
     """
@@ -64,7 +71,7 @@ def command(
     config = folder / f"engine-{port}.conf"
     config.touch(mode=0o600)
     config.write_text("".join(f"{name} {value}\n" for name, value in directives.items()))
-    return [str(binary.path), str(config)]
+    return [str(binary.path), str(config), *(["--sentinel"] if sentinel else [])]
 
 
 def readable(line: str) -> str | None:
@@ -96,6 +103,36 @@ def answers(host: str, port: int, *, within: float = 0.25) -> bool:
             return connection.recv(1) in (b"+", b"-")
     except OSError:
         return False
+
+
+def ask(port: int, *words: str, password: str = "", within: float = 2.0) -> str:
+    """Send one command and return the answer as it comes, an error included.
+
+    Raises:
+        OSError: nobody is there, or there is no whole answer in time.
+    """
+    with socket.create_connection((LOOPBACK, port), timeout=within) as connection:
+        if password:
+            _exchange(connection, "AUTH", password)
+        return _exchange(connection, *words)
+
+
+def _exchange(connection: socket.socket, *words: str) -> str:
+    packed = b"".join(b"$%d\r\n%b\r\n" % (len(word), word.encode()) for word in words)
+    connection.sendall(b"*%d\r\n" % len(words) + packed)
+    answer = b""
+    while not answer.endswith(b"\r\n") or len(answer) < _size(answer):
+        more = connection.recv(1 << 16)
+        if not more:
+            raise ConnectionError(f"{words[0]} was answered in part")
+        answer += more
+    return answer.decode()
+
+
+def _size(answer: bytes) -> int:
+    """How long an answer is at least, by its first line."""
+    head, line, _ = answer.partition(b"\r\n")
+    return len(head + line) + int(head[1:]) + 2 if line and head[:1] == b"$" else 0
 
 
 def start(
@@ -132,6 +169,7 @@ class Engine:
         port: int = 0,
         folder: Path | None = None,
         settings: Mapping[str, str] | None = None,
+        sentinel: bool = False,
     ) -> None:
         self.binary = binary
         self._port = Port(port)
@@ -143,6 +181,7 @@ class Engine:
             folder = self._run.path
         self.folder = folder
         self._settings = settings
+        self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -160,7 +199,13 @@ class Engine:
     def restart(self) -> None:
         """End it if it runs, and start it again on the same port."""
         self.stop()
-        argv = command(self.binary, port=self.port, folder=self.folder, settings=self._settings)
+        argv = command(
+            self.binary,
+            port=self.port,
+            folder=self.folder,
+            settings=self._settings,
+            sentinel=self._sentinel,
+        )
         with self._log_path.open("ab") as log:
             self._process = spawn(argv, output=log, cwd=self.folder)
         deadline = time.monotonic() + START_S

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import redis
 import redis.asyncio as redis_asyncio
 from redis.asyncio import Connection as LoopConnection
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection as ThreadConnection
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
+    ClusterDownError,
+    MovedError,
     NoScriptError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -24,69 +30,84 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from samesession.errors import StoreCorruptError, StoreUnavailableError
-from samesession.stores.redis_target import Target
+from samesession.stores.redis_target import Node, Target, address
 
 log = logging.getLogger("samesession")
 
 __all__ = [
+    "AskError",
     "BrokenError",
     "LoopConnection",
+    "MovedError",
     "NoScriptError",
     "RedisError",
     "ResponseError",
     "SlowError",
+    "ThreadConnection",
+    "elsewhere",
     "loop_connection",
-    "thread_pool",
+    "thread_connection",
     "translated",
 ]
 
-# redis-py introduces itself with commands of its own on each connection; we do without.
-_QUIET: dict[str, Any] = {"driver_info": None}
+_LOOP = {
+    "tcp": redis_asyncio.Connection,
+    "tls": redis_asyncio.SSLConnection,
+    "unix": redis_asyncio.UnixDomainSocketConnection,
+}
+_THREAD = {
+    "tcp": redis.Connection,
+    "tls": redis.SSLConnection,
+    "unix": redis.UnixDomainSocketConnection,
+}
 
 
-def loop_connection(target: Target) -> LoopConnection:
+def loop_connection(target: Target, node: Node, *, sentinel: bool = False) -> LoopConnection:
     """A connection without time-outs of its own: the wire keeps the deadline."""
-    kinds = {
-        "tcp": redis_asyncio.Connection,
-        "tls": redis_asyncio.SSLConnection,
-        "unix": redis_asyncio.UnixDomainSocketConnection,
-    }
-    return kinds[target.kind](  # type: ignore[no-any-return]
-        **target.options,
-        **_QUIET,
+    return _LOOP[target.kind](  # type: ignore[no-any-return]
+        **_options(target, node, sentinel=sentinel),
         socket_timeout=None,
-        socket_connect_timeout=target.deadline_s,
         retry=redis_asyncio.retry.Retry(NoBackoff(), 0),
     )
 
 
-def thread_pool(target: Target) -> redis.BlockingConnectionPool:
-    """A pool that waits, within the deadline, instead of raising."""
-    kinds = {
-        "tcp": redis.Connection,
-        "tls": redis.SSLConnection,
-        "unix": redis.UnixDomainSocketConnection,
-    }
-    return redis.BlockingConnectionPool(
-        connection_class=kinds[target.kind],
-        max_connections=target.pool,
-        timeout=target.deadline_s,
-        **target.options,
-        **_QUIET,
+def thread_connection(target: Target, node: Node, *, sentinel: bool = False) -> ThreadConnection:
+    """A blocking connection that connects at its first use."""
+    return _THREAD[target.kind](  # type: ignore[no-any-return]
+        **_options(target, node, sentinel=sentinel),
         socket_timeout=target.deadline_s,
-        socket_connect_timeout=target.deadline_s,
         retry=Retry(NoBackoff(), 0),
     )
 
 
-def translated(error: Exception, target: Target) -> Exception:
-    """redis-py's errors in our words: whose fault it was decides the class."""
+def _options(target: Target, node: Node, *, sentinel: bool) -> Mapping[str, Any]:
+    host, port = node
+    return {
+        **(target.sentinel_options if sentinel else target.options),
+        **({"host": host, "port": port} if port else {"path": host}),
+        "socket_connect_timeout": target.deadline_s,
+        # redis-py introduces itself with commands of its own on each connection; we do without.
+        "driver_info": None,
+    }
+
+
+def elsewhere(error: Exception) -> bool:
+    """Whether a server refused a command because it is another one's: it did nothing with it."""
     # Redis 6 puts the script's name and place in front of what a script's command said.
+    return isinstance(error, AskError | ReadOnlyError | ClusterDownError) or (
+        isinstance(error, ResponseError) and "-READONLY " in str(error)
+    )
+
+
+def translated(error: Exception, node: Node) -> Exception:
+    """redis-py's errors in our words: whose fault it was decides the class."""
     if isinstance(error, ResponseError) and "WRONGTYPE " in str(error):
         return StoreCorruptError(
-            f"{target.name} holds something under a session's key that is none"
+            f"{address(node)} holds something under a session's key that is none"
         )
+    if isinstance(error, AskError):
+        error = ResponseError("one node of a cluster; write redis+cluster://")
     if isinstance(error, ResponseError) and not isinstance(error, BusyLoadingError):
         # No access, out of memory, read-only replica: a wrong set-up, told in the log too.
-        log.error("%s refused a command: %s", target.name, error)
-    return StoreUnavailableError(f"{target.name}: {error}")
+        log.error("%s refused a command: %s", address(node), error)
+    return StoreUnavailableError(f"{address(node)}: {error}")

@@ -1,4 +1,4 @@
-"""One connection to Redis or Valkey for each event loop, shared by all of its requests.
+"""Commands of an event loop to Redis or Valkey: one shared connection to each server.
 
 The commands of one tick leave in one write, and answers come back in order, so a cancelled request
 cannot read another one's answer.
@@ -7,30 +7,31 @@ cannot read another one's answer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
-import time
-from collections import deque
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from samesession.errors import StoreUnavailableError
-from samesession.store import CircuitBreaker
 from samesession.stores.redis_client import (
-    BrokenError,
-    LoopConnection,
-    NoScriptError,
+    AskError,
+    MovedError,
     RedisError,
-    ResponseError,
     loop_connection,
     translated,
 )
-from samesession.stores.redis_target import Target
+from samesession.stores.redis_line import Line, Sent
+from samesession.stores.redis_target import Node, Target, address
+from samesession.stores.redis_topology import Map, map_of
 from samesession.stores.redis_wire import Command, Reply, checked
+
+REFRESH_S = 0.05
+"""Between two questions where things are, at least: nobody knows better sooner."""
+
+HOPS = 5
+"""How often a command is sent on by servers that do not have its key."""
 
 
 class LoopWire:
-    """One shared connection for each event loop that asks."""
+    """The lines of each event loop that asks."""
 
     suspends = True
 
@@ -38,9 +39,10 @@ class LoopWire:
         """Connect at the first call."""
         self._target = target
         self._scripts = scripts
-        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
+        self._map = map_of(target)
+        self._all: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lines] = WeakKeyDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._line: _Line | None = None
+        self._lines: _Lines | None = None
 
     async def call(self, *command: str | bytes | int) -> Reply:
         """See `Wire`."""
@@ -48,198 +50,185 @@ class LoopWire:
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
         """See `Wire`."""
-        line = self._here()
-        sent = [line.send(command) for command in commands]
+        lines = self._here()
+        sent = [lines.send(command) for command in commands]
         return checked(await asyncio.gather(*sent, return_exceptions=True))
+
+    async def call_at(self, node: Node, *command: str | bytes | int) -> Reply:
+        """See `Wire`."""
+        return await self._here().send(command, node)
+
+    async def primaries(self) -> tuple[Node, ...]:
+        """See `Wire`."""
+        if self._map.moves:
+            await self._here().look()
+        return self._map.primaries()
 
     async def close(self) -> None:
         """See `Wire`; connections of other loops went with their loops."""
-        line = self._lines.pop(asyncio.get_running_loop(), None)
-        self._loop = self._line = None
-        if line is not None:
-            await line.close()
+        lines = self._all.pop(asyncio.get_running_loop(), None)
+        self._loop = self._lines = None
+        if lines is not None:
+            await lines.close()
 
-    def _here(self) -> _Line:
+    def _here(self) -> _Lines:
         loop = asyncio.get_running_loop()
-        if loop is not self._loop or self._line is None:
+        if loop is not self._loop or self._lines is None:
             self._loop = loop
-            self._line = self._lines.get(loop)
-            if self._line is None:
-                self._line = self._lines[loop] = _Line(loop, self._target, self._scripts)
-        return self._line
+            self._lines = self._all.get(loop)
+            if self._lines is None:
+                self._lines = self._all[loop] = _Lines(loop, self._target, self._scripts, self._map)
+        return self._lines
 
 
-class _Sent:
-    """One command on its way."""
-
-    __slots__ = ("again", "answer", "command", "until")
-
-    def __init__(self, command: Command, answer: asyncio.Future[Reply], until: float) -> None:
-        self.command = command
-        self.answer = answer
-        self.until = until
-        self.again = False
-
-
-class _Line:
-    """One connection: commands out in one write a tick, answers back in order."""
+class _Lines:
+    """One loop's lines by server, and what waits until somebody said which server it is."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, target: Target, scripts: Sequence[str]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        target: Target,
+        scripts: Sequence[str],
+        map_: Map,
     ) -> None:
         self._loop = loop
         self._target = target
         self._scripts = scripts
-        self._breaker = CircuitBreaker(clock=time.monotonic)
-        self._outbox: list[_Sent] = []
-        self._waiting: deque[_Sent] = deque()
-        self._wanted = asyncio.Event()
-        self._running: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._map = map_
+        self._lines: dict[Node, Line] = {}
+        self._parked: list[Sent] = []
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = -REFRESH_S
+        self._trouble = ""
 
-    def send(self, command: Command) -> asyncio.Future[Reply]:
+    def send(self, command: Command, node: Node | None = None) -> asyncio.Future[Reply]:
         """Queue a command for this tick's write; the future has its reply or our error."""
         answer: asyncio.Future[Reply] = self._loop.create_future()
-        if not self._breaker.allows():
-            answer.set_exception(
-                StoreUnavailableError(f"{self._target.name} did not answer a moment ago")
-            )
-            return answer
-        self._queue(_Sent(command, answer, self._loop.time() + self._target.deadline_s))
+        sent = Sent(command, answer, self._loop.time() + self._target.deadline_s)
+        if node is None:
+            self._route(sent)
+        else:
+            self._line(node).send(sent)
         return answer
+
+    async def look(self) -> None:
+        """Ask where things are, even if we believe that we know."""
+        self._ask_somebody()
+        assert self._asking is not None
+        await asyncio.wait([self._asking])
+        if self._trouble:
+            raise StoreUnavailableError(f"{self._target.name}: {self._trouble}")
 
     async def close(self) -> None:
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        for line in tuple(self._lines.values()):
+            await line.close()
 
-    def _queue(self, sent: _Sent) -> None:
-        self._outbox.append(sent)
-        if self._timer is None:
-            self._timer = self._loop.call_at(sent.until, self._expire)
-        if self._running is None:
-            self._running = self._loop.create_task(self._run())
-            self._running.add_done_callback(self._over)
-        self._wanted.set()
+    def _route(self, sent: Sent) -> None:
+        node = self._map.node_of(sent.command)
+        if node is None:
+            self._park(sent)
+        else:
+            self._line(node).send(sent)
 
-    async def _run(self) -> None:
-        """Connect, then write and read until the connection breaks."""
-        connection = loop_connection(self._target)
-        writing: asyncio.Task[None] | None = None
-        broke: Exception = BrokenError("closed")
+    def _line(self, node: Node) -> Line:
+        line = self._lines.get(node)
+        if line is None:
+            line = self._lines[node] = Line(
+                self._loop,
+                node,
+                self._target,
+                self._scripts,
+                self if self._map.moves else None,
+                only_primary=self._map.by_sentinel,
+            )
+        return line
+
+    def lost(self, node: Node) -> None:
+        """See `Home`."""
+        self._map.lost(node)
+
+    def elsewhere(self, sent: Sent, node: Node, error: Exception) -> None:
+        """See `Home`."""
+        sent.asking = False
+        sent.hops += 1
+        if sent.hops > HOPS:
+            sent.answer.set_exception(translated(error, node))
+        elif isinstance(error, AskError):
+            there = (error.host or node[0], error.port)
+            if isinstance(error, MovedError):
+                self._map.moved(error.slot_id, there)
+                self._ask_somebody()  # one slot moved: so have others
+            else:
+                sent.asking = True
+            self._line(there).send(sent)
+        else:
+            self._map.lost(node)
+            self._route(sent)
+
+    # -- asking where things are -------------------------------------------------------------------
+
+    def _park(self, sent: Sent) -> None:
+        self._parked.append(sent)
+        self._loop.call_at(sent.until, self._expire, sent)
+        self._ask_somebody()
+
+    def _expire(self, sent: Sent) -> None:
+        if sent in self._parked and not sent.answer.done():
+            sent.answer.set_exception(
+                StoreUnavailableError(
+                    f"{self._target.name}: nobody said within {self._target.deadline_s:g} s "
+                    "which server it is"
+                )
+            )
+
+    def _ask_somebody(self) -> None:
+        if self._asking is None:
+            self._asking = self._loop.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        self._trouble = "closed"
+        try:
+            await asyncio.sleep(max(0.0, self._asked_at + REFRESH_S - self._loop.time()))
+            self._trouble = await self._ask_in_turn()
+        finally:
+            self._asking = None
+            self._asked_at = self._loop.time()
+            parked, self._parked = self._parked, []
+            for sent in parked:
+                if sent.answer.done():
+                    continue
+                if self._map.node_of(sent.command) is None or self._trouble:
+                    why = self._trouble or "no server has this key's slot"
+                    sent.answer.set_exception(StoreUnavailableError(f"{self._target.name}: {why}"))
+                else:
+                    self._route(sent)
+
+    async def _ask_in_turn(self) -> str:
+        """Ask one place after another; what was wrong with all of them, if something was."""
+        places = self._map.places()
+        share_s = self._target.deadline_s / len(places)
+        trouble = []
+        for place in places:
+            try:
+                async with asyncio.timeout(share_s):
+                    reply = await self._asked(place)
+                if self._map.learn(place, reply):
+                    return ""
+                trouble.append(f"{address(place)} knows of no such primary")
+            except TimeoutError:
+                trouble.append(f"{address(place)} does not answer")
+            except (RedisError, OSError, ValueError, TypeError) as error:
+                trouble.append(f"{address(place)}: {error}")
+        return "; ".join(trouble)
+
+    async def _asked(self, place: Node) -> Reply:
+        connection = loop_connection(self._target, place, sentinel=self._map.by_sentinel)
         try:
             await connection.connect()
-            await self._load_scripts(connection)
-            writing = self._loop.create_task(self._write(connection))
-            await self._read(connection)
-        except (RedisError, OSError) as error:
-            broke = error
+            await connection.send_command(*self._map.question)
+            return await connection.read_response()
         finally:
-            if writing is not None:
-                writing.cancel()
-            self._running = None
-            with contextlib.suppress(RedisError, OSError):
-                await connection.disconnect(nowait=True)
-            self._broken(broke, connected=writing is not None)
-
-    def _over(self, running: asyncio.Task[None]) -> None:
-        """Clean up after a run that was cancelled before its first step: its own end never ran."""
-        if self._running is running:
-            self._running = None
-            self._broken(BrokenError("closed"), connected=True)
-
-    async def _load_scripts(self, connection: LoopConnection) -> None:
-        commands = [("SCRIPT", "LOAD", script) for script in self._scripts]
-        await connection.send_packed_command(connection.pack_commands(commands))
-        for _ in commands:
-            with contextlib.suppress(ResponseError):  # told when a script is called
-                await connection.read_response()
-
-    async def _write(self, connection: LoopConnection) -> None:
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            batch = [sent for sent in self._outbox if not sent.answer.done()]
-            self._outbox.clear()
-            if not batch:
-                continue
-            self._waiting.extend(batch)
-            packed = connection.pack_commands([sent.command for sent in batch])
-            try:
-                await connection.send_packed_command(packed, check_health=False)
-            except RedisError:
-                return  # the reader meets the same break, and tells everybody
-
-    async def _read(self, connection: LoopConnection) -> None:
-        waiting = self._waiting
-        while True:
-            try:
-                reply = await connection.read_response(timeout=math.inf)
-            except ResponseError as error:
-                reply = error
-            if not waiting:
-                raise BrokenError("an answer that nobody asked for")
-            sent = waiting.popleft()
-            self._breaker.succeeded()
-            if sent.answer.done():
-                continue
-            if not isinstance(reply, Exception):
-                sent.answer.set_result(reply)
-            elif isinstance(reply, NoScriptError) and not sent.again:
-                # The server forgot its scripts (SCRIPT FLUSH, a failover): teach it again.
-                sent.again = True
-                for script in self._scripts:
-                    self._queue(_Sent(("SCRIPT", "LOAD", script), self._ignored(), sent.until))
-                self._queue(sent)
-            else:
-                sent.answer.set_exception(translated(reply, self._target))
-
-    def _ignored(self) -> asyncio.Future[Reply]:
-        answer: asyncio.Future[Reply] = self._loop.create_future()
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return answer
-
-    def _broken(self, error: Exception, *, connected: bool) -> None:
-        """Send again once what was on its way; fail what cannot even be connected for."""
-        on_the_way = [sent for sent in (*self._waiting, *self._outbox) if not sent.answer.done()]
-        self._waiting.clear()
-        self._outbox.clear()
-        self._wanted.clear()
-        again = [sent for sent in on_the_way if connected and not sent.again]
-        if self._loop.is_closed():
-            return
-        if on_the_way and not again:
-            self._breaker.failed()
-        for sent in on_the_way:
-            if sent not in again:
-                sent.answer.set_exception(translated(error, self._target))
-        for sent in again:
-            sent.again = True
-            self._queue(sent)
-
-    def _expire(self) -> None:
-        """Tell those whose deadline has passed; a server that is silent so long loses its line."""
-        self._timer = None
-        now = self._loop.time()
-        late = False
-        earliest = math.inf
-        for sent in (*self._waiting, *self._outbox):
-            if sent.answer.done():
-                continue
-            if sent.until <= now:
-                late = True
-                sent.answer.set_exception(
-                    StoreUnavailableError(
-                        f"{self._target.name} did not answer within {self._target.deadline_s:g} s"
-                    )
-                )
-            else:
-                earliest = min(earliest, sent.until)
-        if late:
-            self._breaker.failed()
-            if self._running is not None:
-                self._running.cancel()
-        if earliest < math.inf:
-            self._timer = self._loop.call_at(earliest, self._expire)
+            await connection.disconnect(nowait=True)

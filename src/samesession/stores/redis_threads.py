@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from threading import Lock
 
-from samesession.errors import StoreCorruptError, StoreUnavailableError
+from samesession.errors import StoreUnavailableError
 from samesession.store import CircuitBreaker
 from samesession.stores.redis_client import (
+    AskError,
     BrokenError,
+    MovedError,
     NoScriptError,
     RedisError,
     ResponseError,
     SlowError,
-    thread_pool,
+    ThreadConnection,
+    elsewhere,
+    thread_connection,
     translated,
 )
-from samesession.stores.redis_target import Target
+from samesession.stores.redis_pool import Pool
+from samesession.stores.redis_target import Node, Target, address
+from samesession.stores.redis_topology import map_of, replicas_in
 from samesession.stores.redis_wire import Command, Reply, checked
+
+HOPS = 5
+"""How often a command is sent on by servers that do not have its key."""
+
+REFRESH_S = 0.05
+"""Between two questions where things are, at least: nobody knows better sooner."""
 
 
 class ThreadWire:
-    """Blocking connections, one a thread at a time; its coroutines never suspend."""
+    """Its coroutines never suspend."""
 
     suspends = False
 
@@ -30,64 +42,238 @@ class ThreadWire:
         """Connect at the first call."""
         self._target = target
         self._scripts = scripts
-        self._breaker = CircuitBreaker(clock=time.monotonic)
-        self._pool = thread_pool(target)
+        self._map = map_of(target)
+        self._servers: dict[Node, _Server] = {}
+        self._asking = Lock()
+        self._asked_at = -REFRESH_S
 
     async def call(self, *command: str | bytes | int) -> Reply:
         """See `Wire`."""
-        (reply,) = self._run([command])
-        if isinstance(reply, StoreCorruptError):
-            raise reply
-        return reply
+        return _one(self._run([command]))
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
         """See `Wire`."""
-        return self._run(commands) if commands else []
+        return checked(self._run(commands))
+
+    async def call_at(self, node: Node, *command: str | bytes | int) -> Reply:
+        """See `Wire`."""
+        until = time.monotonic() + self._target.deadline_s
+        try:
+            (reply,) = self._server(node).exchange([command], until)
+        except RedisError as error:
+            raise translated(error, node) from None
+        return _one([_worded(reply, node)])
+
+    async def primaries(self) -> tuple[Node, ...]:
+        """See `Wire`."""
+        if self._map.moves:
+            trouble = self._ask_in_turn(time.monotonic() + self._target.deadline_s)
+            if trouble:
+                raise StoreUnavailableError(f"{self._target.name}: {trouble}")
+        return self._map.primaries()
 
     async def close(self) -> None:
         """See `Wire`."""
-        self._pool.disconnect()
+        for server in tuple(self._servers.values()):
+            server.close()
 
     def _run(self, commands: Sequence[Command]) -> list[Reply]:
-        if not self._breaker.allows():
-            raise StoreUnavailableError(f"{self._target.name} did not answer a moment ago")
-        try:
-            replies = self._exchange(commands)
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                self._exchange([("SCRIPT", "LOAD", script) for script in self._scripts])
-                replies = self._exchange(commands)
-        except RedisError as error:
-            self._breaker.failed()
-            raise translated(error, self._target) from None
-        self._breaker.succeeded()
-        return checked(
-            [
-                translated(reply, self._target) if isinstance(reply, Exception) else reply
-                for reply in replies
-            ]
-        )
+        """Send each command to its server, and on to another one while they say so."""
+        until = time.monotonic() + self._target.deadline_s
+        replies: list[Reply] = [None] * len(commands)
+        left = list(range(len(commands)))
+        broken = False
+        for hop in range(HOPS + 1):
+            again: list[int] = []
+            for node, places in self._by_server(commands, left, until).items():
+                try:
+                    got = self._server(node).exchange([commands[at] for at in places], until)
+                    for at, reply in zip(places, got, strict=True):
+                        if hop < HOPS and self._sent_on(reply, node):
+                            again.append(at)
+                        elif self._map.moves and type(reply) is AskError:
+                            replies[at] = self._asked(commands[at], node, reply, until)
+                        else:
+                            replies[at] = _worded(reply, node)
+                except RedisError as error:
+                    self._map.lost(node)
+                    if isinstance(error, SlowError) or broken or not self._map.moves:
+                        raise translated(error, node) from None
+                    broken = True
+                    again = [at for at in left if at in places or at in again]
+            if not again:
+                break
+            left = again
+        return replies
 
-    def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
+    def _sent_on(self, reply: Reply, node: Node) -> bool:
+        """Whether a server said that it is not the one for a command; then look again."""
+        if not (self._map.moves and isinstance(reply, Exception) and elsewhere(reply)):
+            return False
+        if type(reply) is AskError:
+            return False  # this once only
+        self._map.lost(node)
+        if isinstance(reply, MovedError):
+            self._map.moved(reply.slot_id, (reply.host or node[0], reply.port))
+        return True
+
+    def _asked(self, command: Command, node: Node, error: AskError, until: float) -> Reply:
+        """Send a command to where its slot is moving just now."""
+        there = (error.host or node[0], error.port)
+        return _worded(self._server(there).exchange([("ASKING",), command], until)[1], there)
+
+    def _by_server(
+        self, commands: Sequence[Command], left: Sequence[int], until: float
+    ) -> dict[Node, list[int]]:
+        groups: dict[Node, list[int]] = {}
+        for at in left:
+            node = self._map.node_of(commands[at])
+            if node is None:
+                node = self._found(commands[at], until)
+            groups.setdefault(node, []).append(at)
+        return groups
+
+    def _server(self, node: Node) -> _Server:
+        server = self._servers.get(node)
+        if server is None:
+            made = _Server(node, self._target, self._scripts, only_primary=self._map.by_sentinel)
+            server = self._servers.setdefault(node, made)
+        return server
+
+    # -- asking where things are -------------------------------------------------------------------
+
+    def _found(self, command: Command, until: float) -> Node:
+        """Ask one place after another; one thread asks for all."""
+        trouble = "nobody said in time which server it is"
+        if self._asking.acquire(timeout=max(until - time.monotonic(), 0)):
+            try:
+                node = self._map.node_of(command)
+                if node is not None:
+                    return node  # somebody has asked meanwhile
+                time.sleep(max(self._asked_at + REFRESH_S - time.monotonic(), 0))
+                trouble = self._ask_in_turn(until)
+                self._asked_at = time.monotonic()
+            finally:
+                self._asking.release()
+        node = self._map.node_of(command)
+        if node is None or trouble:
+            raise StoreUnavailableError(
+                f"{self._target.name}: {trouble or 'no server has this slot'}"
+            )
+        return node
+
+    def _ask_in_turn(self, until: float) -> str:
+        """What was wrong with all places, if something was."""
+        places = self._map.places()
+        share_s = self._target.deadline_s / len(places)
+        trouble = []
+        for place in places:
+            connection = thread_connection(self._target, place, sentinel=self._map.by_sentinel)
+            connection.socket_connect_timeout = connection.socket_timeout = share_s
+            try:
+                connection.send_command(*self._map.question)
+                if self._map.learn(place, connection.read_response()):
+                    return ""
+                trouble.append(f"{address(place)} knows of no such primary")
+            except (RedisError, OSError, ValueError, TypeError) as error:
+                trouble.append(f"{address(place)}: {error}")
+            finally:
+                connection.disconnect()
+            if time.monotonic() > until:
+                break
+        return "; ".join(trouble)
+
+
+class _Server:
+    """One server: its connections, and whether it answered lately."""
+
+    def __init__(
+        self, node: Node, target: Target, scripts: Sequence[str], *, only_primary: bool
+    ) -> None:
+        self._node = node
+        self._target = target
+        self._scripts = scripts
+        self._only_primary = only_primary
+        self._breaker = CircuitBreaker(clock=time.monotonic, open_s=target.probe_s)
+        self._pool = Pool(lambda: thread_connection(target, node), target.pool)
+
+    def exchange(self, commands: Sequence[Command], until: float) -> list[Reply]:
+        """Send commands in one write; once more when the connection breaks.
+
+        Errors that are answers to one command stand in their places.
+        """
+        if not self._breaker.allows():
+            raise StoreUnavailableError(f"{address(self._node)} did not answer a moment ago")
         try:
-            return self._exchange_once(commands)
+            replies = self._twice(commands, until)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                # The server forgot its scripts (SCRIPT FLUSH, a failover): teach it again.
+                self._twice([("SCRIPT", "LOAD", script) for script in self._scripts], until)
+                replies = self._twice(commands, until)
+        except RedisError:
+            self._breaker.failed()
+            raise
+        self._breaker.succeeded()
+        return replies
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._pool.close()
+
+    def _twice(self, commands: Sequence[Command], until: float) -> list[Reply]:
+        try:
+            return self._once(commands, until)
         except SlowError:
             raise
         except BrokenError:
-            return self._exchange_once(commands)  # the server was restarted, for one
+            # The server was restarted, for one; so other idle connections are broken, too.
+            return self._once(commands, until, afresh=True)
 
-    def _exchange_once(self, commands: Sequence[Command]) -> list[Reply]:
-        connection = self._pool.get_connection()
+    def _once(
+        self, commands: Sequence[Command], until: float, *, afresh: bool = False
+    ) -> list[Reply]:
+        connection = self._pool.borrow(until)
+        if connection is None:
+            # No fault of the server's, so the circuit stays closed.
+            raise StoreUnavailableError(
+                f"{address(self._node)}: all {self._target.pool} connections were busy for "
+                f"{self._target.deadline_s:g} s; raise the URL's pool="
+            )
         try:
+            if afresh:
+                connection.disconnect()
+            if not connection.is_connected:
+                self._connect(connection, until)
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [self._read(connection) for _ in commands]
+            return [self._read(connection, until) for _ in commands]
         except BaseException:
             connection.disconnect()  # its next answer would be somebody else's
             raise
         finally:
-            self._pool.release(connection)
+            self._pool.give_back(connection)
 
-    def _read(self, connection: Any) -> Reply:
+    def _connect(self, connection: ThreadConnection, until: float) -> None:
+        connection.socket_connect_timeout = max(until - time.monotonic(), 0.001)
+        connection.connect()
+        if self._only_primary:
+            connection.send_command("ROLE", check_health=False)
+            reply = self._read(connection, until)
+            if not isinstance(reply, Exception) and replicas_in(reply) is None:
+                raise BrokenError("a replica, which the sentinels take for the primary")
+
+    def _read(self, connection: ThreadConnection, until: float) -> Reply:
         try:
-            return connection.read_response()
+            return connection.read_response(timeout=max(until - time.monotonic(), 0.001))
         except ResponseError as error:
             return error
+
+
+def _one(replies: Sequence[Reply]) -> Reply:
+    (reply,) = replies
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _worded(reply: Reply, node: Node) -> Reply:
+    return translated(reply, node) if isinstance(reply, Exception) else reply

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 from samesession.errors import StoreCorruptError
+from samesession.stores.redis_target import Node
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
 Reply: TypeAlias = Any
@@ -35,6 +36,14 @@ class Wire(Protocol):
 
         Where `call` would raise a StoreCorruptError, it stands in its reply's place.
         """
+        ...
+
+    async def call_at(self, node: Node, *command: str | bytes | int) -> Reply:
+        """`call` of a server of our choice: what is about it, and not about a key."""
+        ...
+
+    async def primaries(self) -> tuple[Node, ...]:
+        """Every server that takes writes."""
         ...
 
     async def close(self) -> None:

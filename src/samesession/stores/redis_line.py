@@ -1,0 +1,263 @@
+"""One connection to one server: commands out in one write a tick, answers back in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from samesession.errors import StoreUnavailableError
+from samesession.store import CircuitBreaker
+from samesession.stores.redis_client import (
+    BrokenError,
+    LoopConnection,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    elsewhere,
+    loop_connection,
+    translated,
+)
+from samesession.stores.redis_target import Node, Target, address
+from samesession.stores.redis_topology import replicas_in
+from samesession.stores.redis_wire import Command, Reply
+
+
+class Sent:
+    """One command on its way."""
+
+    __slots__ = ("again", "answer", "asking", "command", "hops", "until")
+
+    def __init__(self, command: Command, answer: asyncio.Future[Reply], until: float) -> None:
+        """Begin."""
+        self.command = command
+        self.answer = answer
+        self.until = until
+        self.again = False  # whether a connection has broken under it
+        self.asking = False  # whether the server must be told that another one sent us
+        self.hops = 0
+
+
+class Home(Protocol):
+    """Who knows other servers."""
+
+    def lost(self, node: Node) -> None:
+        """A server does not answer any more."""
+        ...
+
+    def elsewhere(self, sent: Sent, node: Node, error: Exception) -> None:
+        """Take a command over that this server cannot serve, for this reason."""
+        ...
+
+
+class Line:
+    """The line of one event loop to one server."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        node: Node,
+        target: Target,
+        scripts: Sequence[str],
+        home: Home | None,
+        *,
+        only_primary: bool,
+    ) -> None:
+        """Connect at the first command.
+
+        Args:
+            home: who knows other servers; None when there is no other one.
+            only_primary: whether to refuse a server that says that it is a replica.
+        """
+        self._loop = loop
+        self._node = node
+        self._target = target
+        self._scripts = scripts
+        self._home = home
+        self._only_primary = only_primary
+        self._breaker = CircuitBreaker(clock=time.monotonic, open_s=target.probe_s)
+        self._outbox: list[Sent] = []
+        self._waiting: deque[Sent] = deque()
+        self._wanted = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def send(self, sent: Sent) -> None:
+        """Queue a command for this tick's write; its future has the reply or our error."""
+        if self._breaker.allows():
+            self._queue(sent)
+        else:
+            sent.answer.set_exception(
+                StoreUnavailableError(f"{address(self._node)} did not answer a moment ago")
+            )
+
+    async def close(self) -> None:
+        """Break off."""
+        for sent in (*self._waiting, *self._outbox):
+            if not sent.answer.done():
+                sent.answer.set_exception(StoreUnavailableError(f"{address(self._node)}: closed"))
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _queue(self, sent: Sent) -> None:
+        if sent.asking:
+            self._outbox.append(self._aside("ASKING", until=sent.until))
+        self._outbox.append(sent)
+        if self._timer is None:
+            self._timer = self._loop.call_at(sent.until, self._expire)
+        if self._running is None:
+            self._running = self._loop.create_task(self._run())
+            self._running.add_done_callback(self._over)
+        self._wanted.set()
+
+    async def _run(self) -> None:
+        """Connect, then write and read until the connection breaks."""
+        connection = loop_connection(self._target, self._node)
+        connected = False
+        broke: Exception = BrokenError("closed")
+        try:
+            await connection.connect()
+            await self._greet(connection)
+            connected = True
+            await self._talk(connection)
+        except (RedisError, OSError) as error:
+            broke = error
+        finally:
+            self._running = None
+            with contextlib.suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+            self._broken(broke, connected=connected)
+
+    def _over(self, running: asyncio.Task[None]) -> None:
+        """Clean up after a run that was cancelled before its first step: its own end never ran."""
+        if self._running is running:
+            self._running = None
+            self._broken(BrokenError("closed"), connected=True)
+
+    async def _greet(self, connection: LoopConnection) -> None:
+        """Teach the server our scripts, and see that it is the one that we want."""
+        commands: list[Command] = [("SCRIPT", "LOAD", script) for script in self._scripts]
+        if self._only_primary:
+            commands.append(("ROLE",))
+        await connection.send_packed_command(connection.pack_commands(commands))
+        for command in commands:
+            with contextlib.suppress(ResponseError):  # told when a script is called
+                reply = await connection.read_response()
+                if command[0] == "ROLE" and replicas_in(reply) is None:
+                    raise BrokenError("a replica, which the sentinels take for the primary")
+
+    async def _talk(self, connection: LoopConnection) -> None:
+        writing = self._loop.create_task(self._write(connection))
+        try:
+            await self._read(connection)
+        finally:
+            writing.cancel()
+
+    async def _write(self, connection: LoopConnection) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            batch = self._batch()
+            if not batch:
+                continue
+            self._waiting.extend(batch)
+            packed = connection.pack_commands([sent.command for sent in batch])
+            try:
+                await connection.send_packed_command(packed, check_health=False)
+            except RedisError:
+                return  # the reader meets the same break, and tells everybody
+
+    def _batch(self) -> list[Sent]:
+        batch = [sent for sent in self._outbox if not sent.answer.done()]
+        self._outbox.clear()
+        return batch
+
+    async def _read(self, connection: LoopConnection) -> None:
+        waiting = self._waiting
+        while True:
+            try:
+                reply = await connection.read_response(timeout=math.inf)
+            except ResponseError as error:
+                reply = error
+            if not waiting:
+                raise BrokenError("an answer that nobody asked for")
+            sent = waiting.popleft()
+            self._breaker.succeeded()
+            if not sent.answer.done():
+                self._settle(sent, reply)
+
+    def _settle(self, sent: Sent, reply: Reply) -> None:
+        if not isinstance(reply, Exception):
+            sent.answer.set_result(reply)
+        elif isinstance(reply, NoScriptError) and not sent.again:
+            # The server forgot its scripts (SCRIPT FLUSH, a failover): teach it again.
+            sent.again = True
+            for script in self._scripts:
+                self._queue(self._aside("SCRIPT", "LOAD", script, until=sent.until))
+            self._queue(sent)
+        elif self._home is not None and elsewhere(reply):
+            self._home.elsewhere(sent, self._node, reply)
+        else:
+            sent.answer.set_exception(translated(reply, self._node))
+
+    def _aside(self, *command: str, until: float) -> Sent:
+        """A command of our own, whose answer nobody waits for."""
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return Sent(command, answer, until)
+
+    def _broken(self, error: Exception, *, connected: bool) -> None:
+        """Send again once what was on its way; fail what cannot even be connected for."""
+        on_the_way = [sent for sent in (*self._waiting, *self._outbox) if not sent.answer.done()]
+        self._waiting.clear()
+        self._outbox.clear()
+        self._wanted.clear()
+        if self._loop.is_closed():
+            return
+        if self._home is not None:
+            self._home.lost(self._node)
+        somewhere = connected or self._home is not None
+        again = [sent for sent in on_the_way if somewhere and not sent.again]
+        if on_the_way and not again:
+            self._breaker.failed()
+        for sent in on_the_way:
+            if sent not in again:
+                sent.answer.set_exception(translated(error, self._node))
+        for sent in again:
+            sent.again = True
+            if self._home is None:
+                self._queue(sent)
+            else:
+                self._home.elsewhere(sent, self._node, error)
+
+    def _expire(self) -> None:
+        """Tell those whose deadline has passed; a server that is silent so long loses its line."""
+        self._timer = None
+        now = self._loop.time()
+        late = False
+        earliest = math.inf
+        for sent in (*self._waiting, *self._outbox):
+            if sent.answer.done():
+                continue
+            if sent.until <= now:
+                late = True
+                sent.answer.set_exception(
+                    StoreUnavailableError(
+                        f"{address(self._node)} did not answer within {self._target.deadline_s:g} s"
+                    )
+                )
+            else:
+                earliest = min(earliest, sent.until)
+        if late:
+            self._breaker.failed()
+            if self._running is not None:
+                self._running.cancel()
+        if earliest < math.inf:
+            self._timer = self._loop.call_at(earliest, self._expire)
