@@ -109,7 +109,7 @@ def test_what_is_over_is_told_in_portions_and_until_it_is_dropped(tmp_path: Path
 
 
 def test_a_new_agent_finds_what_the_last_one_left(tmp_path: Path) -> None:
-    state = ShardState(7, "s1", 9, 3, 4, ("s1", "s2"), Digest().exchanged(None, item("k")))
+    state = ShardState(7, "s1", 9, 3, 4, ("s1", "s2"), Digest().exchanged([(None, item("k"))]))
     shelf = LmdbShelf(map_of(tmp_path, MB))
     with shelf.writing():
         shelf.put(3, Copy(0, item("k", principal="ann")))

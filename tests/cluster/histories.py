@@ -629,9 +629,7 @@ class History:
                 for key, copy in host.shelf.copies.items()
                 if copy.held and shard_of(key, self.world._settings["shards"]) == shard
             }
-            digest = Digest()
-            for item in held.values():
-                digest = digest.exchanged(None, item)
+            digest = Digest().exchanged((None, item) for item in held.values())
             state = host.agent._state.shard(shard)
             if digest != state.digest:
                 raise BrokenError(f"{host.name}'s digest of shard {shard} is not what it holds")

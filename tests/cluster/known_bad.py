@@ -73,8 +73,7 @@ class _Fenceless(Replica):
         """Keep whatever anybody sends who says he is an authority."""
         self._claims.learn(Fence(message.shard, message.epoch, sender, boot))
         if isinstance(message, Fill):
-            for item in message.items:
-                self._keep(message.shard, item)
+            self._keep(message.shard, message.items, 0)
             self._state.tell(sender, Ack((message.number,)))
             return
         fits, number = self._change(message.shard, message), (message.number,)

@@ -163,9 +163,9 @@ def test_a_digest_kept_step_by_step_is_the_digest_of_what_is_there(steps: list[i
         if before is None or seq % 3:
             record = Record(key, ORIGIN, (Commit(1, b"%08d" % seq),), 0, seq, {})
             after = there[step] = Item(key, Stamp(1, seq), 0, record, None, "ann")
-        digest = digest.exchanged(before, after)
+        digest = digest.exchanged([(before, after)])
     anew = Digest()
     for item in there.values():
-        anew = anew.exchanged(None, item)
+        anew = anew.exchanged([(None, item)])
     assert digest == anew
     assert (digest == Digest()) == (not there)

@@ -128,6 +128,7 @@ class Claims:
         self.followers = Followers(state, self._epoch_of)
         self._offers: dict[str, dict[int, None]] = {}
         self._asked: dict[int, _Asked] = {}
+        self._awaited: dict[tuple[str, int], int] = {}
         self._levels: dict[tuple[str, int], list[ClaimOf]] = {}
         self._hands: dict[str, list[ClaimOf]] = {}
         self._releases: dict[str, list[ClaimOf]] = {}
@@ -222,7 +223,7 @@ class Claims:
         now, settings = self._state.now.mono_ms, self._state.settings
         for number, asked in list(self._asked.items()):
             if now - asked.sent_ms >= 2 * settings.retry_ms:
-                del self._asked[number]
+                self._no_longer_asked(number)
                 for shard, offer in asked.offers.items():
                     if self._epoch_of(shard) == offer.epoch:
                         self._offer(asked.server, shard)
@@ -246,7 +247,7 @@ class Claims:
         for name in sorted(gone):
             self.followers.forget_server(name)
         for number in [n for n, asked in self._asked.items() if asked.server not in here]:
-            del self._asked[number]
+            self._no_longer_asked(number)
         for name in [n for n in self._offers if n not in here]:
             del self._offers[name]
 
@@ -260,7 +261,8 @@ class Claims:
             if peer.boot and name not in role.sides and name not in role.waiting:
                 if not role.serving:
                     role.waiting.add(name)
-                self._offer(name, shard)
+                if (name, shard) not in self._awaited:
+                    self._offer(name, shard)
         if not role.serving:
             self._serve_if_ready(shard, role)
             return
@@ -415,7 +417,7 @@ class Claims:
 
     def claimed(self, sender: str, claimed: Claimed) -> None:
         """Somebody promised, or did not."""
-        asked = self._asked.pop(claimed.number, None)
+        asked = self._no_longer_asked(claimed.number)
         if asked is None or asked.server != sender or sender not in self._members.peers:
             return
         for fence in claimed.fences:
@@ -479,12 +481,14 @@ class Claims:
         listed: Listed,
     ) -> None:
         side.era = listed.era
-        mine: dict[Key, int] = {}
-        wanted = set(buckets)
-        for key in self._state.shelf.keys(shard):
-            item = self._state.held(key)
-            if item is not None and bucket_of(key) in wanted:
-                mine[key] = sum_of(item)
+        keys = [*self._state.shelf.keys(shard)]
+        if len(buckets) < BUCKETS:
+            keys = [key for key in keys if bucket_of(key) in buckets]
+        if not listed.sums:  # a joiner: there is nothing to compare
+            self._pull(shard, role, sender, side, [], keys)
+            return
+        found = {key: item for key in keys if (item := self._state.held(key)) is not None}
+        mine = {key: sum_of(item) for key, item in found.items()}
         pull = [key for key, one in listed.sums.items() if mine.get(key) != one]
         push = [key for key, one in mine.items() if listed.sums.get(key) != one]
         self._pull(shard, role, sender, side, pull, push)
@@ -624,6 +628,14 @@ class Claims:
             self._state.tell(name, Hand(tuple(claims)))
         self._hands.clear()
 
+    def _no_longer_asked(self, number: int) -> _Asked | None:
+        asked = self._asked.pop(number, None)
+        if asked is not None:
+            for shard in asked.offers:
+                if self._awaited.get((asked.server, shard)) == number:
+                    del self._awaited[asked.server, shard]
+        return asked
+
     def _send_claim(self, name: str, shards: list[int]) -> None:
         self._number += 1
         offers = {
@@ -631,4 +643,5 @@ class Claims:
             for shard in shards
         }
         self._asked[self._number] = _Asked(name, offers, self._state.now.mono_ms)
+        self._awaited |= dict.fromkeys([(name, shard) for shard in shards], self._number)
         self._state.tell(name, Claim(self._number, tuple(offers.values())))

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from msgspec import Struct
@@ -32,20 +33,18 @@ class Digest(Struct, frozen=True, array_like=True, gc=False):
             whole ^= one
         return whole
 
-    def exchanged(self, before: Item | None, after: Item | None) -> Digest:
-        """The digest after an item was put in another's place."""
-        item = after or before
-        if item is None:
-            return self
-        bucket, change = bucket_of(item.key), 0
-        if before is not None:
-            change ^= sum_of(before)
-        if after is not None:
-            change ^= sum_of(after)
-        if not change:
-            return self
+    def exchanged(self, pairs: Iterable[tuple[Item | None, Item | None]]) -> Digest:
+        """The digest after items were put in others' places, or dropped, or added."""
         sums = list(self.sums)
-        sums[bucket] ^= change
+        for before, after in pairs:
+            item = after or before
+            if item is None:
+                continue
+            change = 0 if before is None else sum_of(before)
+            if after is not None:
+                change ^= sum_of(after)
+            if change:
+                sums[bucket_of(item.key)] ^= change
         return Digest(tuple(sums))
 
     def differing(self, sums: tuple[int, ...]) -> list[int]:
@@ -67,6 +66,5 @@ def sum_of(item: Item) -> int:
     else:
         assert mark is not None
         text = b"m%s %s" % (mark.reason.encode(), mark.token)
-    hashing = blake2b(item.key.encode(errors="surrogatepass"), digest_size=8)
-    hashing.update(b"\0" + text)
-    return int.from_bytes(hashing.digest(), "big")
+    named = item.key.encode(errors="surrogatepass")
+    return int.from_bytes(blake2b(b"%b\0%b" % (named, text), digest_size=8).digest(), "big")

@@ -73,9 +73,9 @@ class Followers:
         """How many items of a shard a server still lacks."""
         return len(self._owed.get(server, {}).get(shard, ()))
 
-    def acked(self, server: str, ack: Ack) -> list[tuple[int, Key]]:
-        """Somebody has some of it; returns what it does not lack any more."""
-        settled = []
+    def acked(self, server: str, ack: Ack) -> list[int]:
+        """Somebody has some of it; returns the shards in which it lacks less now."""
+        settled: dict[int, None] = {}
         for number in ack.numbers:
             page = self._arrived(server, number)
             if page is not None:
@@ -83,13 +83,13 @@ class Followers:
                 for key in page.keys:
                     if owed.get(key) == number:
                         del owed[key]
-                        settled.append((page.shard, key))
+                        settled[page.shard] = None
         for number in ack.unfit:
             page = self._arrived(server, number)
             if page is not None:
                 self._state.counts["unfit"] += 1
                 self._requeue(page, number)
-        return settled
+        return [*settled]
 
     def forget_server(self, server: str) -> None:
         """Owe a server nothing any more."""

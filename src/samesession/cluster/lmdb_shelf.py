@@ -184,13 +184,11 @@ class LmdbShelf:
     def _names(self, prefix: bytes) -> list[Key]:
         names = []
         with self._writing.cursor() as cursor:
-            more = cursor.set_range(prefix)
-            while more:
-                name = bytes(cursor.key())
-                if not name.startswith(prefix):
-                    break
-                names.append(_decoded(name[len(prefix) :]))
-                more = cursor.next()
+            if cursor.set_range(prefix):
+                for name in map(bytes, cursor.iternext(keys=True, values=False)):
+                    if not name.startswith(prefix):
+                        break
+                    names.append(_decoded(name[len(prefix) :]))
         return names
 
     # -- the rest ----------------------------------------------------------------------------------

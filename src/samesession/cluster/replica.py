@@ -13,7 +13,7 @@ Frames that cannot be read, or are nothing that a peer says that way, are counte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec.structs import replace
@@ -73,7 +73,7 @@ from samesession.cluster.wire import (
     Request,
     Unavailable,
 )
-from samesession.record import MARK_MS
+from samesession.record import MARK_MS, Key
 
 __all__ = ["Ask", "Left", "Now", "Output", "Replica", "Reply", "Said", "Settings", "Tell"]
 
@@ -299,7 +299,7 @@ class Replica:
             self._desk.look_at(self._state.shard_of(key))
 
     def _acked(self, sender: str, _boot: int, ack: Ack) -> None:
-        for shard, _key in self._claims.followers.acked(sender, ack):
+        for shard in self._claims.followers.acked(sender, ack):
             self._claims.level_if_so(sender, shard)
             self._desk.look_at(shard)
 
@@ -360,12 +360,7 @@ class Replica:
             return False
         self._claims.learn(Fence(shard, message.epoch, sender, boot))
         if isinstance(message, Fill):
-            ahead = self._members.skew_of(sender)
-            for item in message.items:
-                if sound(item):
-                    self._keep(shard, by_our_clock(item, ahead))
-                else:
-                    state.counts["unsound"] += 1
+            self._keep(shard, message.items, self._members.skew_of(sender))
             state.tell(sender, Ack((message.number,)))
             return True
         fits = self._change(shard, message)
@@ -373,14 +368,24 @@ class Replica:
         state.tell(sender, Ack(number) if fits else Ack((), number))
         return fits
 
-    def _keep(self, shard: int, item: Item) -> None:
-        copy = self._state.shelf.get(item.key)
-        if self._state.shard_of(item.key) != shard:
-            return
-        counts = copy is not None and (copy.held or copy.item.mark is not None)
-        result = healed(item, copy.item) if copy is not None and counts else item
-        if copy is None or not copy.held or result is not copy.item:
-            self._state.hold(shard, result)
+    def _keep(self, shard: int, items: Iterable[Item], ahead_ms: int) -> None:
+        state, kept = self._state, dict[Key, Item]()
+        for sent in items:
+            if not sound(sent):
+                state.counts["unsound"] += 1
+                continue
+            item = by_our_clock(sent, ahead_ms)
+            copy = state.shelf.get(item.key)
+            if state.shard_of(item.key) != shard:
+                continue
+            if item.key in kept:
+                kept[item.key] = healed(kept[item.key], item)
+                continue
+            counts = copy is not None and (copy.held or copy.item.mark is not None)
+            result = healed(item, copy.item) if copy is not None and counts else item
+            if copy is None or not copy.held or result is not copy.item:
+                kept[item.key] = result
+        state.hold_all(shard, [*kept.values()])
 
     def _change(self, shard: int, put: Put) -> bool:
         change = put.change

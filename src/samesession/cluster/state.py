@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -100,13 +100,23 @@ class State:
 
     def hold(self, shard: int, item: Item, *, seq: int | UnsetType = UNSET) -> None:
         """Keep an item as one of its owners."""
-        before = self.shelf.get(item.key)
-        self.shelf.put(shard, Copy(0, item))
-        if item.mark is not None and item.mark.final is not None:
-            self._finals.append((self.now.mono_ms + MARK_MS, item.key))
-        counted = before.item if before is not None and before.held else None
-        digest = self.shard(shard).digest.exchanged(counted, item)
-        self.save(shard, digest=digest, seq=seq)
+        self.save(shard, digest=self._holding(shard, (item,)), seq=seq)
+
+    def hold_all(self, shard: int, items: Sequence[Item]) -> None:
+        """Keep a page of items; each key once."""
+        if items:
+            self.save(shard, digest=self._holding(shard, items))
+
+    def _holding(self, shard: int, items: Sequence[Item]) -> Digest:
+        exchanged: list[tuple[Item | None, Item]] = []
+        for item in items:
+            before = self.shelf.get(item.key)
+            self.shelf.put(shard, Copy(0, item))
+            if item.mark is not None and item.mark.final is not None:
+                self._finals.append((self.now.mono_ms + MARK_MS, item.key))
+            counted = before.item if before is not None and before.held else None
+            exchanged.append((counted, item))
+        return self.shard(shard).digest.exchanged(exchanged)
 
     def cache(self, item: Item, era: int) -> None:
         """Keep an item because it was used here; a mark is not replaced by it."""
@@ -120,7 +130,7 @@ class State:
         if copy is not None:
             self.shelf.drop(shard, key)
             if copy.held:
-                self.save(shard, digest=self.shard(shard).digest.exchanged(copy.item, None))
+                self.save(shard, digest=self.shard(shard).digest.exchanged([(copy.item, None)]))
 
     def trim(self) -> None:
         """Let go of the contents that marks keep for a retry."""
