@@ -67,7 +67,7 @@ def stepping(store: Store) -> Store:
     """The store, taking turns: at every command or statement that it sends, else at every verb."""
     if isinstance(store, RedisStore | SqlStore | MemcachedStore):
         wired: Any = copy(store)
-        wired._wire = Stepping(store._wire)
+        wired._wire = wired._tracked = Stepping(store._wire)
         return wired
     if isinstance(store, Moving):
         moving: Any = copy(store)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from visits import IDLE, LIFETIME, MINUTE, SECOND, Browser, World, sets
 
+from samesession.errors import NotSavedError
 from samesession.record import Mark
 from samesession.session import Client
 
@@ -95,6 +96,30 @@ def test_where_copies_lag_a_newer_version_that_was_read_goes_into_the_cookie(
     tab.visits()
     assert tab.token == ann.token
     assert tab.visits()._life.cookie is None
+
+
+@pytest.mark.parametrize("end", ["login", "logout", "down"])
+@pytest.mark.parametrize("writes", [False, True])
+def test_such_a_cookie_does_not_replace_that_of_a_login_meanwhile(
+    world: World, ann: Browser, end: str, writes: bool
+) -> None:
+    tab = ann.copy()
+    ann.visits(sets(a=1))
+    world.store.lags = True
+    late = tab.opens()
+    late.mark_accessed()
+    if end == "down":
+        world.store.down = {"load"}
+    else:
+        ann.visits(lambda session: session.login("ann") if end == "login" else session.logout())
+    if writes:
+        late["b"] = 1
+    try:
+        tab.answered(late)
+    except NotSavedError:
+        assert writes
+        assert end == "login"
+    assert (late._life.cookie is None) == (not writes or end != "down")
 
 
 # -- S10: time -------------------------------------------------------------------------------------

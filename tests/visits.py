@@ -13,7 +13,7 @@ from samesession.record import Delta, Record
 from samesession.settings import Limits, Url
 from samesession.store import Store
 from samesession.stores.memory import MemoryStore
-from samesession.strategies import SCHEMES, Strategy
+from samesession.strategies import SCHEMES, Count, Strategy, uncounted
 from samesession.token import Token
 
 KEY = b"the key of every server in these tests"
@@ -106,7 +106,7 @@ class Given(Strategy):
 
     store: Any = None
 
-    def open_loop(self) -> Store:
+    def open_loop(self, count: Count = uncounted) -> Store:
         return self.store  # type: ignore[no-any-return]
 
     open_threads = open_loop

@@ -29,6 +29,9 @@ NAMES = {
     "ambiguous": "requests with several different cookies of our name",
     "corrupt": "records or single keys that could not be read",
     "unavailable": "steps that the store did not answer in time",
+    "near": "loads answered from a copy in this process, without asking the store",
+    "stale": "copies served while the store did not answer (stale=accept)",
+    "repaired": "records that the store had lost a commit of, given back from a copy",
     "repeated": "commands sent again after a connection broke",
 }
 

@@ -178,7 +178,7 @@ class Lifecycle:
             self._counts.add("lost")
         elif self.store.lags and found.version.number > seen.number:
             life.seen = found.version.number
-            life.cookie = self._cookie(life, found)
+            life.cookie, life.catches_up = self._cookie(life, found), True
 
     # -- commit ----------------------------------------------------------------------------------
 
@@ -203,6 +203,18 @@ class Lifecycle:
                     raise
                 # Said once: the error page that follows is sent, and nothing is kept.
                 await self.finish(session, failed=True)
+            if life.catches_up:
+                await self._ask_once_more(life)
+
+    async def _ask_once_more(self, life: Life) -> None:
+        """A cookie that only says what was read shall not replace that of a login meanwhile."""
+        life.catches_up, record = False, life.record
+        try:
+            found = record and await self.store.load(record.key, at_least=record.version)
+        except (StoreCorruptError, StoreUnavailableError):
+            found = None
+        if not isinstance(found, Record):
+            life.cookie = None
 
     def only_read(self, session: Session) -> bool:
         """Whether there is nothing to finish: most requests, so it costs no coroutine."""
@@ -212,7 +224,9 @@ class Lifecycle:
         if not session._used:
             return True
         record = life.record
-        if record is None or life.leaving is not None or self._touch(record, life.arrived_ms):
+        if record is None or life.leaving is not None or life.catches_up:
+            return False
+        if self._touch(record, life.arrived_ms):
             return False
         return session.unchanged()
 
@@ -312,7 +326,7 @@ class Lifecycle:
             raise self._not_saved()
 
     def _keep(self, session: Session, life: Life, changes: Changes, record: Record) -> None:
-        life.record = record
+        life.record, life.catches_up = record, False
         life.seen = max(life.seen, record.commits[-1].number)
         session.saw(changes, record.values)
         if not life.started:

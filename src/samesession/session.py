@@ -72,6 +72,7 @@ class Life:
         told: a value that cannot be stored was refused at a commit, and the handler heard of it.
         ending_token: of every end that this request asks for, so that it knows its own marks.
         cookie: the value to set; "" deletes the cookie; None leaves it alone.
+        catches_up: that value only says that a newer version was read than the browser had seen.
         saved: the encoded values as loaded or last committed.
         base: the decoded values that stood in the dict then.
         changeable: keys of `base` whose values can change in place.
@@ -102,6 +103,7 @@ class Life:
     told = False
     ending_token = b""
     cookie: str | None = None
+    catches_up = False
     saved: Mapping[str, bytes] = _NOTHING
     base: Mapping[str, Any] = _NOTHING
     room: int | None = None

@@ -289,7 +289,7 @@ class Sessions:
     @cached_property
     def loops(self) -> Lifecycle:
         """The core over the store for event loops."""
-        return Lifecycle(self.strategy.open_loop(), self._tools)
+        return Lifecycle(self.strategy.open_loop(self._counts.add), self._tools)
 
     @cached_property
     def threads(self) -> Lifecycle:
@@ -297,7 +297,7 @@ class Sessions:
         store: Store = self.loops.store
         if not store.suspends:
             return self.loops
-        store = self.strategy.open_threads()
+        store = self.strategy.open_threads(self._counts.add)
         if store.suspends:
             raise ConfigError(
                 f"{self.strategy.scheme}:// serves event loops only; "

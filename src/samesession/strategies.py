@@ -8,16 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from samesession.adopt import Shelf
 from samesession.errors import ConfigError
-from samesession.settings import Url, redacted
+from samesession.settings import Url, redacted, size_bytes
 from samesession.store import Store
 from samesession.stores.moving import Moving
+from samesession.stores.near import Feed, NearCache, boot_ms
 
 Affinity = Literal["none", "cookie", "ip"]
-Opener = Callable[[Url], Store]
+Count = Callable[[str], None]
+Kind = Literal["loop", "threads"]
+
+LEAST_NEAR_BYTES = 1 << 20
+"""A session of the usual limit, 64 KB, takes a fifth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,9 @@ class Scheme:
         extra: what to install when the module's client library is missing.
         affinity: what the balancer must give for sessions to be found.
         many_workers: whether the worker processes of one server share the store.
+        near: has ``near_loop(url, bytes)`` and ``near_threads(url, bytes)``: the store with what
+            tells of changes to it.
+        no_near: why there is none.
     """
 
     strategy: str
@@ -36,20 +44,44 @@ class Scheme:
     extra: str = ""
     affinity: Affinity = "none"
     many_workers: bool = True
+    near: str = ""
+    no_near: str = "it cannot tell what changed; redis:// and valkey:// can"
 
 
-_REDIS = Scheme("external", "samesession.stores.redis", extra="redis")
+_REDIS = Scheme(
+    "external", "samesession.stores.redis", extra="redis", near="samesession.stores.redis_near"
+)
+_REDIS_CLUSTER = replace(
+    _REDIS, near="", no_near="each of its nodes would have to tell; redis+sentinel:// can"
+)
 
 SCHEMES = {
-    "memory": Scheme("memory", "samesession.stores.memory", affinity="cookie", many_workers=False),
-    "sticky": Scheme("sticky", "samesession.stores.local", extra="local", affinity="cookie"),
-    "cluster": Scheme("cluster", "samesession.cluster.client", extra="cluster"),
+    "memory": Scheme(
+        "memory",
+        "samesession.stores.memory",
+        affinity="cookie",
+        many_workers=False,
+        no_near="its records are in this process already",
+    ),
+    "sticky": Scheme(
+        "sticky",
+        "samesession.stores.local",
+        extra="local",
+        affinity="cookie",
+        no_near="its records are in this server's memory already",
+    ),
+    "cluster": Scheme(
+        "cluster",
+        "samesession.cluster.client",
+        extra="cluster",
+        no_near="its servers keep copies of what they use already",
+    ),
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), _REDIS),
     **dict.fromkeys(("redis+unix", "valkey+unix"), _REDIS),
     **{
-        f"{base}+{topology}": _REDIS
+        f"{base}+{topology}": row
         for base in ("redis", "rediss", "valkey", "valkeys")
-        for topology in ("sentinel", "cluster")
+        for topology, row in (("sentinel", _REDIS), ("cluster", _REDIS_CLUSTER))
     },
     "memcached": Scheme("external", "samesession.stores.memcached", extra="memcached"),
     "sqlite": Scheme("external", "samesession.stores.sql", extra="sql"),
@@ -60,16 +92,30 @@ SCHEMES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Near:
+    """``?near=16MB``: copies in each process, of so many bytes; ``&stale=accept``."""
+
+    limit_bytes: int
+    accept_stale: bool
+
+
+def uncounted(_name: str) -> None:
+    """For whoever keeps no `Counts`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Strategy:
     """A URL understood: what it is called, what it needs, and how its store is opened.
 
     Attributes:
+        near: the copies that each process keeps, if there are any.
         old: the strategy that is being left (``?from=``), if there is one.
         write_old: the first step of leaving it (``&write=old``).
     """
 
     url: Url
     row: Scheme
+    near: Near | None = field(default=None, kw_only=True)
     old: Strategy | None = field(default=None, kw_only=True)
     write_old: bool = field(default=False, kw_only=True)
 
@@ -98,20 +144,36 @@ class Strategy:
         """Whether the worker processes of one server share the store."""
         return self.row.many_workers and (self.old is None or self.old.many_workers)
 
-    def open_loop(self) -> Store:
-        """Open the store for event loops; nothing is connected before the first use."""
-        return self._opened("open_loop")
+    def open_loop(self, count: Count = uncounted) -> Store:
+        """Open the store for event loops; nothing is connected before the first use.
 
-    def open_threads(self) -> Store:
+        Args:
+            count: of what a store counts itself (`samesession.counts.NAMES`).
+        """
+        return self._opened("loop", count)
+
+    def open_threads(self, count: Count = uncounted) -> Store:
         """Open the store for threads: its coroutines never suspend (``samesession._bridge``)."""
-        return self._opened("open_threads")
+        return self._opened("threads", count)
 
-    def _opened(self, opener: str) -> Store:
-        store = self._opener(opener)(self.url)
+    def _opened(self, kind: Kind, count: Count) -> Store:
+        if self.near is None:
+            store: Store = self._opener(self.row.module, f"open_{kind}")(self.url)
+        else:
+            opener = self._opener(self.row.near, f"near_{kind}")
+            authority, feed = cast("tuple[Store, Feed]", opener(self.url, self.near.limit_bytes))
+            store = NearCache(
+                authority,
+                feed,
+                clock_ms=_clock_ms,
+                boot_ms=boot_ms,
+                count=count,
+                accept_stale=self.near.accept_stale,
+            )
         if self.old is None:
             return store
-        old = self.old._opened(opener)
-        return Moving(old, store, lambda: time.time_ns() // 1_000_000, write_old=self.write_old)
+        old = self.old._opened(kind, count)
+        return Moving(old, store, _clock_ms, write_old=self.write_old)
 
     def missing(self, error: ModuleNotFoundError) -> ConfigError:
         """What to install when a client library is not there."""
@@ -119,14 +181,14 @@ class Strategy:
             f"{self.scheme}:// needs {error.name}; pip install 'samesession[{self.row.extra}]'"
         )
 
-    def _opener(self, name: str) -> Opener:
+    def _opener(self, module_name: str, name: str) -> Callable[..., Any]:
         try:
-            module = import_module(self.row.module)
+            module = import_module(module_name)
         except ModuleNotFoundError as error:
             if not self.row.extra or (error.name or "").startswith("samesession"):
                 raise
             raise self.missing(error) from None
-        return cast("Opener", getattr(module, name))
+        return cast("Callable[..., Any]", getattr(module, name))
 
 
 def strategy_of(url: str) -> Strategy:
@@ -138,25 +200,45 @@ def strategy_of(url: str) -> Strategy:
     parsed = Url.parse(url)
     row = SCHEMES.get(parsed.scheme) or _from_entry_points(parsed.scheme)
     if row is None:
-        near = difflib.get_close_matches(parsed.scheme, SCHEMES, n=1)
-        hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(SCHEMES)}"
+        like = difflib.get_close_matches(parsed.scheme, SCHEMES, n=1)
+        hint = f"did you mean {like[0]}://?" if like else f"known: {', '.join(SCHEMES)}"
         raise ConfigError(f"{redacted(url)!r}: no strategy is called {parsed.scheme}://; {hint}")
     parameters = dict(parsed.parameters)
     old, write = parameters.pop("from", None), parameters.pop("write", None)
     if write is not None and (old is None or write != "old"):
         raise ConfigError(f"{redacted(url)!r}: write={write}; it is write=old, beside from=OLD")
+    near = _near(redacted(url), parsed.scheme, row, parameters)
+    parsed = replace(parsed, parameters=parameters)
     if old is None:
-        return Strategy(parsed, row)
+        return Strategy(parsed, row, near=near)
     left = strategy_of(old)
     if left.old is not None:
         raise ConfigError(f"{redacted(url)!r} moves from a move; finish that one first")
-    if replace(parsed, text="", parameters=parameters) == replace(left.url, text=""):
+    if replace(parsed, text="") == replace(left.url, text=""):
         raise ConfigError(
             f"{redacted(url)!r} moves to where it comes from; from= names the old one"
         )
-    return Strategy(
-        replace(parsed, parameters=parameters), row, old=left, write_old=write is not None
-    )
+    return Strategy(parsed, row, near=near, old=left, write_old=write is not None)
+
+
+def _near(url: str, scheme: str, row: Scheme, parameters: dict[str, str]) -> Near | None:
+    size, stale = parameters.pop("near", None), parameters.pop("stale", None)
+    if stale is not None and (size is None or stale not in {"accept", "refuse"}):
+        raise ConfigError(f"{url!r}: stale={stale}; it is stale=accept or refuse, beside near=16MB")
+    if size is None:
+        return None
+    if not row.near:
+        raise ConfigError(f"{url!r}: {scheme}:// takes no near cache: {row.no_near}")
+    limit = size_bytes(size, f"{scheme}://?near")
+    if limit < LEAST_NEAR_BYTES:
+        raise ConfigError(
+            f"{url!r}: near={size} holds next to nothing; 1MB is the least, 16MB usual"
+        )
+    return Near(limit, stale == "accept")
+
+
+def _clock_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def open_shelf(url: str, opener: Literal["open_loop", "open_threads"]) -> Shelf:
@@ -173,7 +255,8 @@ def open_shelf(url: str, opener: Literal["open_loop", "open_threads"]) -> Shelf:
             "(and from cookies that hold them)"
         )
     shelves = replace(row, module="samesession.stores.redis_shelf")
-    return cast(Shelf, Strategy(parsed, shelves)._opener(opener)(parsed))
+    opened = Strategy(parsed, shelves)._opener(shelves.module, opener)(parsed)
+    return cast(Shelf, opened)
 
 
 def _from_entry_points(scheme: str) -> Scheme | None:

@@ -50,7 +50,7 @@ from samesession.stores.redis_wire import Command, Reply, Wire
 BATCH = 500
 """Scripts a pipeline when all sessions of a principal are read or ended."""
 
-_COMMIT_SHA, _END_SHA, _ADMIT_SHA, _ADMIT_WITHIN_SHA = (
+_COMMIT_SHA, _END_SHA, _ADMIT_SHA, _ADMIT_WITHIN_SHA, _REPAIR_SHA = (
     sha1(script.encode(), usedforsecurity=False).hexdigest() for script in lua.ALL
 )
 _ENTRY = struct.Struct(">I8s")
@@ -77,22 +77,47 @@ class RedisStore:
     lags = False
     limits = True
 
-    def __init__(self, wire: Wire, prefix: str, clock_ms: Callable[[], int]) -> None:
-        """Name the keys; nothing is connected yet."""
+    def __init__(
+        self,
+        wire: Wire,
+        prefix: str,
+        clock_ms: Callable[[], int],
+        tracked: Wire | None = None,
+    ) -> None:
+        """Name the keys; nothing is connected yet.
+
+        Args:
+            tracked: for loads and commits, where their connection matters (near cache).
+        """
         self.suspends = wire.suspends
         self._wire = wire
+        self._tracked = tracked or wire
         self._session = f"{prefix}:s:"
         self._principal = f"{prefix}:p:"
         self._clock_ms = clock_ms
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; the primary is asked, so it covers all that exists."""
-        return _stored(key, await self._wire.call("HGETALL", self._session + key))
+        return _stored(key, await self._tracked.call("HGETALL", self._session + key))
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
         name = self._session + delta.key
-        return _outcome(await self._wire.call("EVALSHA", _COMMIT_SHA, 1, name, *_arguments(delta)))
+        command = ("EVALSHA", _COMMIT_SHA, 1, name, *_arguments(delta))
+        return _outcome(await self._tracked.call(*command))
+
+    async def repair(self, record: Record, lost_after: Commit) -> bool:
+        """See `samesession.stores.near.Repairable`."""
+        arguments: list[str | bytes | int] = [
+            self._session + record.key,
+            _packed([lost_after]),
+            _packed(record.commits),
+            record.idle_until_ms,
+            self._clock_ms(),
+        ]
+        for name, raw in record.values.items():
+            arguments += (_field(name), raw)
+        return bool(await self._tracked.call("EVALSHA", _REPAIR_SHA, 1, *arguments) == 1)
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""
@@ -169,6 +194,8 @@ class RedisStore:
     async def close(self) -> None:
         """See `Store`."""
         await self._wire.close()
+        if self._tracked is not self._wire:
+            await self._tracked.close()
 
     async def _members(self, principal: str) -> tuple[list[Key], set[Key]]:
         """Who stands in the index, and who of them was displaced and may not be over yet."""
@@ -215,7 +242,7 @@ def _arguments(delta: Delta) -> list[str | bytes | int]:
     """A delta as the commit script's arguments."""
     seen, origin = delta.at_least, delta.origin
     emptied = _pack((Reason.EMPTIED, delta.now_ms, delta.token, None))
-    fields = [part for name, raw in delta.sets.items() for part in (b"." + name.encode(), raw)]
+    fields = [part for name, raw in delta.sets.items() for part in (_field(name), raw)]
     return [
         delta.token,
         delta.now_ms,
@@ -230,7 +257,7 @@ def _arguments(delta: Delta) -> list[str | bytes | int]:
         MARK_MS,
         len(delta.sets),
         *fields,
-        *(b"." + name.encode() for name in delta.removes),
+        *(_field(name) for name in delta.removes),
     ]
 
 
@@ -302,6 +329,14 @@ def _unmark(raw: bytes) -> Mark:
     return Mark(reason, at_ms, token, None if successor is None else Key(successor))
 
 
+def _field(name: str) -> bytes:
+    return b"." + name.encode()
+
+
+def _packed(commits: Iterable[Commit]) -> bytes:
+    return b"".join(_ENTRY.pack(commit.number, commit.token) for commit in commits)
+
+
 def _commits(raw: bytes) -> tuple[Commit, ...]:
     if not raw or len(raw) % _ENTRY.size:
         raise StoreCorruptError(f"{len(raw)} bytes are no list of commits")
@@ -335,23 +370,26 @@ def _batches(keys: Sequence[Key]) -> list[Sequence[Key]]:
     return [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
 
 
-def _clock_ms() -> int:
+def clock_ms() -> int:
+    """Now."""
     return time.time_ns() // 1_000_000
 
 
 def open_loop(url: Url) -> Store:
     """Open for event loops."""
-    return RedisStore(
-        LoopWire(*_wiring(url)), url.parameters.get("prefix", "samesession"), _clock_ms
-    )
+    return RedisStore(LoopWire(*wiring(url)), prefix_of(url), clock_ms)
 
 
 def open_threads(url: Url) -> Store:
     """Open for threads."""
-    return RedisStore(
-        ThreadWire(*_wiring(url)), url.parameters.get("prefix", "samesession"), _clock_ms
-    )
+    return RedisStore(ThreadWire(*wiring(url)), prefix_of(url), clock_ms)
 
 
-def _wiring(url: Url) -> tuple[Target, Sequence[str]]:
+def prefix_of(url: Url) -> str:
+    """What every key of ours begins with."""
+    return url.parameters.get("prefix", "samesession")
+
+
+def wiring(url: Url) -> tuple[Target, Sequence[str]]:
+    """Where to, and the scripts that have to be there."""
     return Target.of(url), lua.ALL

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
@@ -35,6 +35,7 @@ from samesession.stores.redis_target import Node, Target, address
 log = logging.getLogger("samesession")
 
 __all__ = [
+    "PUSHED",
     "AskError",
     "BrokenError",
     "LoopConnection",
@@ -47,8 +48,16 @@ __all__ = [
     "elsewhere",
     "loop_connection",
     "thread_connection",
+    "track_loop",
+    "track_thread",
     "translated",
 ]
+
+PUSHED = object()
+"""What reading returns, with ``push_request``, for a message that answers nothing."""
+
+# All reads are tracked; what this very connection changes is not told, since it knows.
+_TRACK = ("CLIENT", "TRACKING", "ON", "NOLOOP")
 
 _LOOP = {
     "tcp": redis_asyncio.Connection,
@@ -89,6 +98,43 @@ def _options(target: Target, node: Node, *, sentinel: bool) -> Mapping[str, Any]
         # redis-py introduces itself with commands of its own on each connection; we do without.
         "driver_info": None,
     }
+
+
+async def track_loop(connection: LoopConnection, changed: Callable[[bytes | None], None]) -> None:
+    """Have a connection told what others change of the keys that it reads from now on.
+
+    Raises:
+        ResponseError: the server refuses (its user may not, or a proxy knows no tracking).
+    """
+    tell = _teller(changed)
+
+    async def pushed(message: list[Any]) -> object:
+        return tell(message)
+
+    parser: Any = connection._parser
+    parser.set_invalidation_push_handler(pushed)
+    parser.set_pubsub_push_handler(pushed)
+    await connection.send_command(*_TRACK)
+    await connection.read_response()
+
+
+def track_thread(connection: ThreadConnection, changed: Callable[[bytes | None], None]) -> None:
+    """The same for a blocking connection."""
+    parser: Any = connection._parser
+    parser.set_invalidation_push_handler(_teller(changed))
+    parser.set_pubsub_push_handler(_teller(changed))
+    connection.send_command(*_TRACK, check_health=False)
+    connection.read_response()
+
+
+def _teller(changed: Callable[[bytes | None], None]) -> Callable[[list[Any]], object]:
+    def tell(message: list[Any]) -> object:
+        if message[0] == b"invalidate":
+            for name in message[1] or (None,):
+                changed(name)
+        return PUSHED
+
+    return tell
 
 
 def elsewhere(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from typing import Protocol
 from samesession.errors import StoreUnavailableError
 from samesession.store import CircuitBreaker
 from samesession.stores.redis_client import (
+    PUSHED,
     BrokenError,
     LoopConnection,
     NoScriptError,
@@ -20,11 +21,12 @@ from samesession.stores.redis_client import (
     ResponseError,
     elsewhere,
     loop_connection,
+    track_loop,
     translated,
 )
 from samesession.stores.redis_target import Node, Target, address
 from samesession.stores.redis_topology import replicas_in
-from samesession.stores.redis_wire import Command, Reply
+from samesession.stores.redis_wire import Command, Reply, Tracker
 
 
 class Sent:
@@ -66,12 +68,14 @@ class Line:
         home: Home | None,
         *,
         only_primary: bool,
+        tracker: Tracker | None = None,
     ) -> None:
         """Connect at the first command.
 
         Args:
             home: who knows other servers; None when there is no other one.
             only_primary: whether to refuse a server that says that it is a replica.
+            tracker: is told what others change of the keys that are read here.
         """
         self._loop = loop
         self._node = node
@@ -79,6 +83,7 @@ class Line:
         self._scripts = scripts
         self._home = home
         self._only_primary = only_primary
+        self._tracker = tracker
         self._breaker = CircuitBreaker(clock=time.monotonic, open_s=target.probe_s)
         self._outbox: list[Sent] = []
         self._waiting: deque[Sent] = deque()
@@ -125,12 +130,16 @@ class Line:
         try:
             await connection.connect()
             await self._greet(connection)
+            if self._tracker is not None:
+                await self._track(connection, self._tracker)
             connected = True
             await self._talk(connection)
         except (RedisError, OSError) as error:
             broke = error
         finally:
             self._running = None
+            if self._tracker is not None:
+                self._tracker.lost()
             with contextlib.suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
             self._broken(broke, connected=connected)
@@ -152,6 +161,14 @@ class Line:
                 reply = await connection.read_response()
                 if command[0] == "ROLE" and replicas_in(reply) is None:
                     raise BrokenError("a replica, which the sentinels take for the primary")
+
+    async def _track(self, connection: LoopConnection, tracker: Tracker) -> None:
+        try:
+            await track_loop(connection, tracker.changed)
+        except ResponseError as error:  # then it is never told anything, and trusts no copy
+            translated(error, self._node)
+        else:
+            tracker.listening()
 
     async def _talk(self, connection: LoopConnection) -> None:
         writing = self._loop.create_task(self._write(connection))
@@ -180,12 +197,14 @@ class Line:
         return batch
 
     async def _read(self, connection: LoopConnection) -> None:
-        waiting = self._waiting
+        waiting, told = self._waiting, self._tracker is not None
         while True:
             try:
-                reply = await connection.read_response(timeout=math.inf)
+                reply = await connection.read_response(timeout=math.inf, push_request=told)
             except ResponseError as error:
                 reply = error
+            if reply is PUSHED:
+                continue
             if not waiting:
                 raise BrokenError("an answer that nobody asked for")
             sent = waiting.popleft()

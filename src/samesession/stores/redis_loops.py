@@ -7,7 +7,7 @@ cannot read another one's answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from samesession.errors import StoreUnavailableError
@@ -21,7 +21,7 @@ from samesession.stores.redis_client import (
 from samesession.stores.redis_line import Line, Sent
 from samesession.stores.redis_target import Node, Target, address
 from samesession.stores.redis_topology import Map, map_of
-from samesession.stores.redis_wire import Command, Reply, checked
+from samesession.stores.redis_wire import Command, Listener, Reply, checked
 
 REFRESH_S = 0.05
 """Between two questions where things are, at least: nobody knows better sooner."""
@@ -35,33 +35,43 @@ class LoopWire:
 
     suspends = True
 
-    def __init__(self, target: Target, scripts: Sequence[str]) -> None:
-        """Connect at the first call."""
+    def __init__(
+        self,
+        target: Target,
+        scripts: Sequence[str],
+        listener: Callable[[], Listener] | None = None,
+    ) -> None:
+        """Connect at the first call.
+
+        Args:
+            listener: makes who is told, in each event loop, what others change.
+        """
         self._target = target
         self._scripts = scripts
+        self._listener = listener
         self._map = map_of(target)
-        self._all: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lines] = WeakKeyDictionary()
+        self._all: WeakKeyDictionary[asyncio.AbstractEventLoop, Lines] = WeakKeyDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lines: _Lines | None = None
+        self._lines: Lines | None = None
 
     async def call(self, *command: str | bytes | int) -> Reply:
         """See `Wire`."""
-        return await self._here().send(command)
+        return await self.here().send(command)
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
         """See `Wire`."""
-        lines = self._here()
+        lines = self.here()
         sent = [lines.send(command) for command in commands]
         return checked(await asyncio.gather(*sent, return_exceptions=True))
 
     async def call_at(self, node: Node, *command: str | bytes | int) -> Reply:
         """See `Wire`."""
-        return await self._here().send(command, node)
+        return await self.here().send(command, node)
 
     async def primaries(self) -> tuple[Node, ...]:
         """See `Wire`."""
         if self._map.moves:
-            await self._here().look()
+            await self.here().look()
         return self._map.primaries()
 
     async def close(self) -> None:
@@ -71,17 +81,24 @@ class LoopWire:
         if lines is not None:
             await lines.close()
 
-    def _here(self) -> _Lines:
+    def here(self) -> Lines:
+        """The running loop's."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop or self._lines is None:
             self._loop = loop
             self._lines = self._all.get(loop)
             if self._lines is None:
-                self._lines = self._all[loop] = _Lines(loop, self._target, self._scripts, self._map)
+                self._lines = self._all[loop] = Lines(
+                    loop,
+                    self._target,
+                    self._scripts,
+                    self._map,
+                    None if self._listener is None else self._listener(),
+                )
         return self._lines
 
 
-class _Lines:
+class Lines:
     """One loop's lines by server, and what waits until somebody said which server it is."""
 
     def __init__(
@@ -90,7 +107,10 @@ class _Lines:
         target: Target,
         scripts: Sequence[str],
         map_: Map,
+        listener: Listener | None,
     ) -> None:
+        """Connect to nobody yet."""
+        self.listener = listener
         self._loop = loop
         self._target = target
         self._scripts = scripts
@@ -120,6 +140,7 @@ class _Lines:
             raise StoreUnavailableError(f"{self._target.name}: {self._trouble}")
 
     async def close(self) -> None:
+        """Break off."""
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
@@ -143,6 +164,7 @@ class _Lines:
                 self._scripts,
                 self if self._map.moves else None,
                 only_primary=self._map.by_sentinel,
+                tracker=None if self.listener is None else self.listener.tracker(),
             )
         return line
 

@@ -18,6 +18,20 @@ local function clean(key, ends, now)
 end
 """
 
+_PUT = """
+local function put(key, fields)
+  -- unpack() has a limit; a session may have thousands of keys
+  for at = 1, #fields, 2000 do
+    redis.call('HSET', key, unpack(fields, at, math.min(at + 1999, #fields)))
+  end
+end
+"""
+
+# A change ends a near cache's tracking of the key; a read in the same step begins it anew.
+_TRACK = """
+redis.call('EXISTS', key)
+"""
+
 APPLIED, ENDED, ABSENT, TAKEN, LOST, UNREADABLE = 1, 2, 3, 4, 5, 6
 REFUSED, ADMITTED, ASKED = 0, 1, 2
 
@@ -25,13 +39,8 @@ REFUSED, ADMITTED, ASKED = 0, 1, 2
 #       mark for an emptied record, mark ms, how many sets, field, value, …, removed fields …
 COMMIT = (
     _CLEAN
+    + _PUT
     + """
-local function put(key, fields)
-  -- unpack() has a limit; a session may have thousands of keys
-  for at = 1, #fields, 2000 do
-    redis.call('HSET', key, unpack(fields, at, math.min(at + 1999, #fields)))
-  end
-end
 local key = KEYS[1]
 local token, now, floor, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local have = redis.call('HMGET', key, 'e', 'c', 't')
@@ -49,6 +58,9 @@ if not commits then
   for i = 13, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
   put(key, fields)
   clean(key, math.min(idle, absolute), now)
+"""
+    + _TRACK
+    + """
   return {1, fields[4], fields[6]}
 end
 
@@ -105,6 +117,9 @@ if touched then
 end
 put(key, fields)
 if touched then clean(key, math.min(idle, absolute), now) end
+"""
+    + _TRACK
+    + """
 return {1, commits, times}
 """
 )
@@ -193,4 +208,29 @@ for name in pairs(displaced) do gone[#gone + 1] = name end
 return gone
 """
 
-ALL = (COMMIT, END, ADMIT, ADMIT_WITHIN)
+# ARGV: the newest commit that must be there, all that are put back, idle until, now, field, value …
+REPAIR = (
+    _CLEAN
+    + _PUT
+    + """
+local key = KEYS[1]
+local have = redis.call('HMGET', key, 'e', 'c', 't', 'm')
+local mark, commits, times, fixed = have[1], have[2], have[3], have[4]
+if mark or not commits or not times or #times ~= 24 or not fixed then return 0 end
+if commits == ARGV[2] then return 1 end -- this has been here before
+if string.sub(commits, -12) ~= ARGV[1] then return 0 end
+local seen, until_, absolute = struct.unpack('>I8I8I8', times)
+local idle = math.max(until_, tonumber(ARGV[3]))
+local fields = {'m', fixed, 'c', ARGV[2], 't', struct.pack('>I8I8I8', seen, idle, absolute)}
+for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
+redis.call('DEL', key)
+put(key, fields)
+clean(key, math.min(idle, absolute), tonumber(ARGV[4]))
+"""
+    + _TRACK
+    + """
+return 1
+"""
+)
+
+ALL = (COMMIT, END, ADMIT, ADMIT_WITHIN, REPAIR)

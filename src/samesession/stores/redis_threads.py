@@ -43,7 +43,7 @@ class ThreadWire:
         self._target = target
         self._scripts = scripts
         self._map = map_of(target)
-        self._servers: dict[Node, _Server] = {}
+        self._servers: dict[Node, Server] = {}
         self._asking = Lock()
         self._asked_at = -REFRESH_S
 
@@ -133,12 +133,14 @@ class ThreadWire:
             groups.setdefault(node, []).append(at)
         return groups
 
-    def _server(self, node: Node) -> _Server:
+    def _server(self, node: Node) -> Server:
         server = self._servers.get(node)
         if server is None:
-            made = _Server(node, self._target, self._scripts, only_primary=self._map.by_sentinel)
-            server = self._servers.setdefault(node, made)
+            server = self._servers.setdefault(node, self._make(node))
         return server
+
+    def _make(self, node: Node) -> Server:
+        return Server(node, self._target, self._scripts, only_primary=self._map.by_sentinel)
 
     # -- asking where things are -------------------------------------------------------------------
 
@@ -184,7 +186,7 @@ class ThreadWire:
         return "; ".join(trouble)
 
 
-class _Server:
+class Server:
     """One server: its connections, and whether it answered lately."""
 
     def __init__(
@@ -242,15 +244,20 @@ class _Server:
         try:
             if afresh:
                 connection.disconnect()
-            if not connection.is_connected:
-                self._connect(connection, until)
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [self._read(connection, until) for _ in commands]
+            return self._exchange_on(connection, commands, until)
         except BaseException:
             connection.disconnect()  # its next answer would be somebody else's
             raise
         finally:
             self._pool.give_back(connection)
+
+    def _exchange_on(
+        self, connection: ThreadConnection, commands: Sequence[Command], until: float
+    ) -> list[Reply]:
+        if not connection.is_connected:
+            self._connect(connection, until)
+        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        return [self._read(connection, until) for _ in commands]
 
     def _connect(self, connection: ThreadConnection, until: float) -> None:
         connection.socket_connect_timeout = max(until - time.monotonic(), 0.001)

@@ -51,6 +51,30 @@ class Wire(Protocol):
         ...
 
 
+class Tracker(Protocol):
+    """Whoever wants to know what others change of the keys that a connection has read."""
+
+    def listening(self) -> None:
+        """The connection is new, and the server will tell."""
+        ...
+
+    def changed(self, name: bytes | None) -> None:
+        """A key that was read was changed; None: all of them may have been."""
+        ...
+
+    def lost(self) -> None:
+        """The connection is gone, if there was one, and with it whatever would have been told."""
+        ...
+
+
+class Listener(Protocol):
+    """Whoever listens on all connections of one event loop, or of one process."""
+
+    def tracker(self) -> Tracker:
+        """One more connection, to one server."""
+        ...
+
+
 def checked(replies: Sequence[Reply]) -> list[Reply]:
     """Replies of which nothing worse is known than that one is no session."""
     for reply in replies:
