@@ -33,7 +33,7 @@ Point = namedtuple("Point", "x y")
 
 def decoded(values: dict[str, bytes]) -> dict[str, Any]:
     """All values of a record, as a session decodes them."""
-    return decode_all(values)[0]
+    return decode_all(values)
 
 
 class Size(enum.StrEnum):

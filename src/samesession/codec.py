@@ -90,32 +90,35 @@ def decode(raw: bytes) -> Any:
     return value
 
 
-def decode_all(values: Mapping[str, bytes]) -> tuple[dict[str, Any], list[str]]:
-    """Decode every value that can be read; the keys of the others are missing.
-
-    Returns:
-        The contents, and the keys of those values that can change in place.
-    """
+def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
+    """Decode every value that can be read; the keys of the others are missing."""
     try:
         contents = {key: _unpack(raw) for key, raw in values.items()}
-        changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
-        for key in changeable:
-            if _may_be_deep(values[key]):
-                break
-        else:
-            return contents, changeable
+        nests = [values[key] for key, value in contents.items() if type(value) not in ATOMS]
+        if not any(map(_may_be_deep, nests)):
+            return contents
     except Exception:  # noqa: BLE001, S110  (whatever it was, now each value by itself)
         pass
     contents = {}
     for key, raw in values.items():
         with suppress(StoreCorruptError):
             contents[key] = decode(raw)
-    return contents, [key for key, value in contents.items() if type(value) not in ATOMS]
+    return contents
 
 
 def decode_again(raw: bytes) -> Any:
     """Decode a value that `decode_all` has read before: nothing about it is left to check."""
     return _unpack(raw)
+
+
+def joined(raws: Sequence[bytes]) -> bytes:
+    """Several encoded values as one list, for `split` and `are_still`."""
+    return _pack(list(map(msgspec.Raw, raws)))
+
+
+def split(raw: bytes) -> list[Any]:
+    """Decode values that were `joined`, each of which `decode_all` has read before."""
+    return _unpack_list(raw)
 
 
 def is_still(value: Any, raw: bytes) -> bool:
@@ -129,15 +132,12 @@ def is_still(value: Any, raw: bytes) -> bool:
         return False
 
 
-def are_still(values: Mapping[str, Any], raws: Mapping[str, bytes], keys: Sequence[str]) -> bool:
-    """The same for several values that nobody has been given: equal bytes are enough."""
+def are_still(values: Sequence[Any], raw: bytes) -> bool:
+    """The same for values that were `split` and given to nobody: equal bytes are enough."""
     try:
-        for key in keys:
-            if _pack(values[key]) != raws[key]:
-                return False
+        return _pack(values) == raw
     except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
         return False
-    return True
 
 
 def _may_be_deep(raw: bytes) -> bool:

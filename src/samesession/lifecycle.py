@@ -46,7 +46,7 @@ from samesession.record import (
     alone,
     made,
 )
-from samesession.session import Changes, Client, Life, Session, decoded_too
+from samesession.session import Changes, Client, Life, Session, builds_on
 from samesession.settings import Limits, Quota
 from samesession.store import Store, end_with_successors
 from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
@@ -116,7 +116,7 @@ class Lifecycle:
 
     # -- open ------------------------------------------------------------------------------------
 
-    async def open(
+    async def open(  # noqa: C901  (from a cookie to a session; each call more costs every request)
         self,
         value: bytes | None,
         client: Callable[[], Client] = Client,
@@ -126,7 +126,8 @@ class Lifecycle:
         now = self._clock()
         life = Life(now, self._size_limit, client)
         _request.set(life)
-        life.login_keys = self._login_keys
+        if self._login_keys:
+            life.login_keys = self._login_keys
         if value is None:
             return kind(life)
         token = self._signer.loads(value, now_ms=now)
@@ -144,10 +145,10 @@ class Lifecycle:
             self._counts.add("corrupt")
         else:
             if isinstance(found, Record):
-                newest = found.commits[-1]
                 # A record that was decoded before was weighed before.
                 if (found.__dict__ or self._is_ours(found)) and self._is_live(found, now):
                     life.record = found
+                    newest = found.commits[-1]
                     if newest.number != seen.number or not newest.token.startswith(seen.tag):
                         self._note_difference(life, seen, found)
             elif found is None:
@@ -247,7 +248,8 @@ class Lifecycle:
         session.mark_accessed()
         life = session._life
         try:
-            session.follow()
+            if life.login_keys:
+                session.follow()
             if life.leaving is not None:
                 await self._leave(session, life, life.leaving)
             elif life.record is not None:
@@ -267,19 +269,20 @@ class Lifecycle:
     async def _change(self, session: Session, life: Life, record: Record) -> None:
         now = self._clock()
         changes, idle_until = session.changes(), self._touch(record, now)
-        changed = bool(changes.sets or changes.removes)
-        if not (changed or idle_until):
-            return
-        if changed and idle_until:
+        sets, removes = changes.sets, changes.removes
+        if not (sets or removes):
+            if not idle_until:
+                return
+        elif idle_until:
             idle_until = min(now + self._tools.limits.idle_ms, record.origin.absolute_ms)
         delta = Delta(
             key=record.key,
             token=self._tools.random(TOKEN_BYTES),
             now_ms=now,
             idle_until_ms=idle_until,
-            sets=changes.sets,
-            removes=changes.removes,
-            at_least=record.version,
+            sets=sets,
+            removes=removes,
+            at_least=record.commits[-1].version,
             floor=life.seen,
             keep_empty=life.keep_empty or record.origin.principal is not None,
         )
@@ -290,21 +293,21 @@ class Lifecycle:
             outcome = await self._commit(replace(delta, at_least=None))
         if not isinstance(outcome, Applied):
             self._refused(session, life, delta, changes, outcome)
-            return
-        if not changed:
+        elif sets or removes:
+            self._keep(session, life, changes, self._known(record, delta, changes, outcome))
+            self._counts.add("committed")
+        else:
             self._counts.add("touched")
             life.record = after(record, delta, outcome)
-            return
-        self._counts.add("committed")
-        if not alone(record, delta, outcome):
+
+    def _known(self, record: Record, delta: Delta, changes: Changes, applied: Applied) -> Record:
+        """The record as this request knows it now: what others wrote meanwhile is not in it."""
+        if not alone(record, delta, applied):
             self._counts.add("merged")
-            known = after(record, delta, outcome)
-        elif outcome.record is None:
-            known = after(record, delta, outcome)
-        else:
-            known = outcome.record
-            decoded_too(known, record, changes)
-        self._keep(session, life, changes, known)
+        elif applied.record is not None:
+            builds_on(applied.record, record, changes)
+            return applied.record
+        return after(record, delta, applied)
 
     def _refused(
         self, session: Session, life: Life, delta: Delta, changes: Changes, outcome: Outcome
@@ -605,11 +608,10 @@ class Lifecycle:
         return life.ending_token
 
     def _cookie(self, life: Life, record: Record) -> str:
-        token = life.token
+        token, newest = life.token, record.commits[-1]
         assert token is not None
-        version = record.commits[-1].version
-        if version.number < life.seen:
-            version = token.version  # a proven loss: the cookie keeps the number it has seen
+        # A proven loss: the cookie keeps the number it has seen.
+        version = newest.version if newest.number >= life.seen else token.version
         return self._signer.dumps(Token(token.id, version, record.origin.absolute_ms, record.key))
 
 

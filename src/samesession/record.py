@@ -239,7 +239,7 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
         return Ended(stored), None
     if stored is None:
         return (Absent(), None) if delta.origin is None else _create(delta, delta.origin)
-    if delta.token in [commit.token for commit in stored.commits]:
+    if _knows(stored, delta):
         return _applied(stored), None
     if delta.origin is not None:
         return Taken(), None
@@ -287,6 +287,14 @@ def finish(stored: Record | Mark | None, ending: Ending) -> Mark:
     return Mark(ending.reason, ending.at_ms, ending.token, ending.successor, kept)
 
 
+def _knows(stored: Record, delta: Delta) -> bool:
+    """Whether the delta was applied before."""
+    seen, commits = delta.at_least, stored.commits
+    if seen is not None and commits[-1].number <= seen.number:
+        return False  # it would have made a newer commit than the one that it was built on
+    return delta.token in [commit.token for commit in commits]
+
+
 def _create(delta: Delta, origin: Origin) -> tuple[Outcome, Record]:
     record = made(delta, origin)
     return _applied(record), record
@@ -294,32 +302,28 @@ def _create(delta: Delta, origin: Origin) -> tuple[Outcome, Record]:
 
 def _update(stored: Record, delta: Delta) -> tuple[Outcome, Record | Mark | None]:
     commits, values = stored.commits, stored.values
-    if delta.changes:
+    seen_ms, idle_until_ms = stored.seen_ms, stored.idle_until_ms
+    if delta.sets or delta.removes:
         values = _merged(values, delta)
         if not (values or delta.keep_empty or stored.origin.principal is not None):
             mark = Mark(Reason.EMPTIED, delta.now_ms, delta.token)
             return Ended(mark), mark
         number = max(commits[-1].number, delta.floor) + 1
-        commits = (*commits, Commit(number, delta.token))[-COMMITS_KEPT:]
-    elif delta.idle_until_ms <= stored.idle_until_ms:
+        commits = (*commits[1 - COMMITS_KEPT :], Commit(number, delta.token))
+    elif delta.idle_until_ms <= idle_until_ms:
         return _applied(stored), None
-    touched = delta.idle_until_ms > stored.idle_until_ms
-    record = Record(
-        stored.key,
-        stored.origin,
-        commits,
-        max(stored.seen_ms, delta.now_ms) if touched else stored.seen_ms,
-        delta.idle_until_ms if touched else stored.idle_until_ms,
-        values,
-    )
-    return _applied(record), record
+    if delta.idle_until_ms > idle_until_ms:
+        seen_ms, idle_until_ms = max(seen_ms, delta.now_ms), delta.idle_until_ms
+    record = Record(stored.key, stored.origin, commits, seen_ms, idle_until_ms, values)
+    return Applied(commits, seen_ms, idle_until_ms, record), record
 
 
 def _merged(values: Mapping[str, bytes], delta: Delta) -> dict[str, bytes]:
     merged = {**values, **delta.sets}
-    for name in delta.removes:
-        if name not in delta.sets:
-            merged.pop(name, None)
+    if delta.removes:
+        for name in delta.removes:
+            if name not in delta.sets:
+                merged.pop(name, None)
     return merged
 
 

@@ -12,8 +12,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, cast
 
+from msgspec import Struct
+
 from samesession import typed
-from samesession.codec import ATOMS, are_still, decode, decode_again, decode_all, encode, is_still
+from samesession.codec import (
+    ATOMS,
+    are_still,
+    decode,
+    decode_again,
+    decode_all,
+    encode,
+    is_still,
+    joined,
+    split,
+)
 from samesession.errors import (
     ResponseStartedError,
     RetryableError,
@@ -30,6 +42,7 @@ _MISSING = object()
 _COMMITTED = object()  # stands for a value that a commit has replaced; only its bytes are known
 _NOTHING: dict[str, Any] = {}  # shared, never written: a commit replaces it
 _DECODED = "decoded"  # where a record's `__dict__` keeps its contents
+_EARLIER = "earlier"  # and, until these are asked for, those of the record that it came from
 
 
 class Client(NamedTuple):
@@ -39,7 +52,7 @@ class Client(NamedTuple):
     address: str = ""
 
 
-class Changes(NamedTuple):
+class Changes(Struct, frozen=True):
     """What a request did to its session: encoded values to set, and keys to remove."""
 
     sets: Mapping[str, bytes]
@@ -48,9 +61,6 @@ class Changes(NamedTuple):
     def __bool__(self) -> bool:
         """Whether there is anything to commit."""
         return bool(self.sets or self.removes)
-
-
-_UNCHANGED = Changes({}, ())
 
 
 class Life:
@@ -67,6 +77,7 @@ class Life:
         leaving: how the loaded record will end at the commit: logout, login or rotation.
         carries: whether the contents go along when the record is left.
         started: the response began; a new cookie can no longer be sent.
+        refused: 503 was sent in the place of the answer.
         failure: why loading failed; raised at every use.
         failed: the failure was shown to the handler, so the answer must be 503.
         told: a value that cannot be stored was refused at a commit, and the handler heard of it.
@@ -75,7 +86,7 @@ class Life:
         catches_up: that value only says that a newer version was read than the browser had seen.
         saved: the encoded values as loaded or last committed.
         base: the decoded values that stood in the dict then.
-        changeable: keys of `base` whose values can change in place.
+        fresh: those of `base` that can change in place, until a commit; `packed` is their bytes.
         atoms: what was set key by key since and cannot change in place.
         raws: the same, encoded.
         login_keys: a change of the first is a login or logout; the others are written with it.
@@ -89,40 +100,49 @@ class Life:
         room: bytes that may still be written at least, once something was.
     """
 
-    # Defaults stand on the class: a request sets the few that differ (1 µs less than a dataclass).
-    token: Token | None = None
-    record: Record | None = None
-    seen = 0
-    principal: str | None = None
-    quiet = False
-    leaving: Reason | None = None
-    carries = True
-    started = False
-    failure: RetryableError | None = None
-    failed = False
-    told = False
-    ending_token = b""
-    cookie: str | None = None
-    catches_up = False
-    saved: Mapping[str, bytes] = _NOTHING
-    base: Mapping[str, Any] = _NOTHING
-    room: int | None = None
-    changeable: Sequence[str] = ()
-    atoms: dict[str, Any] = _NOTHING
-    raws: dict[str, bytes] = _NOTHING
-    login_keys: Sequence[str] = ()
-    followed: Any = _MISSING
-    by_header = False
-    adopted: bytes | None = None
-    persistent = False
-    keep_empty = False
-    typed: Mapping[str, tuple[Any, Any]] = _NOTHING
+    # Slots, each set at once: reading a default from the class takes ten times as long.
+    __slots__ = (
+        *("arrived_ms", "size_limit", "client", "token", "record", "seen", "principal", "quiet"),
+        *("leaving", "carries", "started", "failure", "failed", "told", "ending_token", "cookie"),
+        *("saved", "base", "fresh", "packed", "atoms", "raws", "room", "login_keys", "followed"),
+        *("by_header", "adopted", "persistent", "keep_empty", "typed", "refused"),
+        "catches_up",
+    )
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
         """Begin."""
         self.arrived_ms = arrived_ms
         self.size_limit = size_limit
         self.client = client
+        self.token: Token | None = None
+        self.record: Record | None = None
+        self.seen = 0
+        self.principal: str | None = None
+        self.quiet = False
+        self.leaving: Reason | None = None
+        self.carries = True
+        self.started = False
+        self.failure: RetryableError | None = None
+        self.failed = False
+        self.told = False
+        self.ending_token = b""
+        self.cookie: str | None = None
+        self.catches_up = False
+        self.saved: Mapping[str, bytes] = _NOTHING
+        self.base: Mapping[str, Any] = _NOTHING
+        self.fresh: Sequence[Any] = ()
+        self.packed = b""
+        self.atoms: dict[str, Any] = _NOTHING
+        self.raws: dict[str, bytes] = _NOTHING
+        self.room: int | None = None
+        self.login_keys: Sequence[str] = ()
+        self.followed: Any = _MISSING
+        self.refused = False
+        self.by_header = False
+        self.adopted: bytes | None = None
+        self.persistent = False
+        self.keep_empty = False
+        self.typed: Mapping[str, tuple[Any, Any]] = _NOTHING
 
 
 class Session(dict[str, Any]):
@@ -134,12 +154,8 @@ class Session(dict[str, Any]):
         """Fill the dict from the record that was loaded, if any."""
         self._life = life
         self._used = self._written = self._lent = False
-        record = life.record
-        if record is not None:
-            life.principal = record.origin.principal
-            life.saved = record.values
-            life.base, life.changeable = _contents(record)
-            dict.update(self, life.base)
+        if life.record is not None:
+            self._fill(life, life.record)
 
     # -- who, and until when -------------------------------------------------------------------
 
@@ -246,7 +262,8 @@ class Session(dict[str, Any]):
         """Set one key, refusing what could not be stored while the writer is still there."""
         if not self._used:
             self._use()
-        _check_key(key)
+        if type(key) is not str or not key.isascii():
+            _check_key(key)
         raw = encode(key, value)
         life = self._life
         if life.room is None:
@@ -262,6 +279,15 @@ class Session(dict[str, Any]):
         else:
             self._lent = True  # the writer still holds it
         dict.__setitem__(self, key, value)
+
+    def __getitem__(self, key: str, /) -> Any:
+        """As dict does; by far the most used way to read, so it is written out."""
+        if not self._used:
+            self._use()
+        value = _getitem(self, key)
+        if type(value) not in ATOMS:
+            self._lent = True  # it may be changed in place from now on
+        return value
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         """As dict does."""
@@ -352,8 +378,7 @@ class Session(dict[str, Any]):
         if self._written or self._lent:
             return False
         # Nobody wrote, and nobody was given a value that can change, unless by a C library.
-        life = self._life
-        return dict.__eq__(self, life.base) and are_still(life.base, life.saved, life.changeable)
+        return self._stands_on(self._life.base)
 
     def saw(self, changes: Changes, saved: Mapping[str, bytes] | None = None) -> None:
         """Take the contents as committed: later changes are compared with them.
@@ -370,10 +395,8 @@ class Session(dict[str, Any]):
         life.saved, life.atoms, life.raws = saved, _NOTHING, _NOTHING
         # Few requests look again: then what was committed is compared by its bytes.
         base = life.base = {**life.base, **dict.fromkeys(changes.sets, _COMMITTED)}
-        if changes.removes:
-            for key in changes.removes:
-                base.pop(key, None)
-            life.changeable = [key for key in life.changeable if key in base]
+        for key in changes.removes:
+            base.pop(key, None)
         self._written = False
         life.told = False
 
@@ -385,22 +408,22 @@ class Session(dict[str, Any]):
         life.leaving, life.carries, life.principal = None, True, None
         life.followed, self._written, self._lent = _MISSING, False, False
         if record is not None:
-            life.principal = record.origin.principal
-            life.saved = record.values
-            life.base, life.changeable = _contents(record)
-            dict.update(self, life.base)
+            self._fill(life, record)
 
     def _compared(self) -> Changes:
         life = self._life
         saved = life.saved
-        if not self._lent:
-            # Nobody was given a value that can change: if C calls see nothing beyond what was set
-            # key by key, that is all.
-            base = {**life.base, **life.atoms}
-            if dict.__eq__(self, base) and are_still(life.base, saved, life.changeable):
-                raws = life.raws
-                return Changes({key: raws[key] for key in raws if raws[key] != saved.get(key)}, ())
+        if not self._lent and self._stands_on({**life.base, **life.atoms}):
+            # Nobody was given a value that can change, and C calls see nothing beyond what was
+            # set key by key: then that is all.
+            sets = {key: raw for key, raw in life.raws.items() if saved.get(key) != raw}
+            return Changes(sets, ())
         return self._closely_compared(life.base, saved)
+
+    def _stands_on(self, base: Mapping[str, Any]) -> bool:
+        """Whether the contents are these, and what can change in place is as it was loaded."""
+        life = self._life
+        return dict.__eq__(self, base) and (not life.packed or are_still(life.fresh, life.packed))
 
     def _closely_compared(self, base: Mapping[str, Any], saved: Mapping[str, bytes]) -> Changes:
         sets: dict[str, bytes] = {}
@@ -420,6 +443,19 @@ class Session(dict[str, Any]):
         if sets and sum(map(len, sets.values())) + sum(map(len, saved.values())) > limit:
             self._weigh(sets)
         return Changes(sets, removes)
+
+    def _fill(self, life: Life, record: Record) -> None:
+        known = _decoded(record)
+        contents = known.contents
+        if known.packed:
+            contents = contents.copy()
+            life.packed = known.packed
+            life.fresh = fresh = split(known.packed)
+            contents.update(zip(known.changeable, fresh, strict=True))
+        life.principal = record.origin.principal
+        life.saved = record.values
+        life.base = contents
+        dict.update(self, contents)
 
     def _take_typed(self) -> None:
         life = self._life
@@ -452,7 +488,8 @@ class Session(dict[str, Any]):
     def _start_empty(self) -> None:
         super().clear()
         life = self._life
-        life.base, life.saved, life.room, life.changeable = {}, {}, None, ()
+        life.base, life.saved, life.room = {}, {}, None
+        life.fresh, life.packed = (), b""
         life.atoms, life.raws = _NOTHING, _NOTHING
         life.followed, life.typed = None, {}
         self._written = True
@@ -470,11 +507,13 @@ class Session(dict[str, Any]):
 
     def _weight_of_saved(self) -> int:
         life = self._life
-        known = None if life.record is None else life.record.__dict__.get(_DECODED)
-        if known is None or life.record is None or life.saved is not life.record.values:
+        record = life.record
+        if record is None or life.saved is not record.values:
             return _weight(life.saved)
-        known.weight = known.weight or _weight(life.saved)
-        return int(known.weight)
+        known = _decoded(record)
+        if known.weight is None:
+            known.weight = _weight(life.saved)
+        return known.weight
 
     def _weigh(self, sets: Mapping[str, bytes]) -> None:
         """Add up exactly: what was removed or replaced since counts no longer."""
@@ -492,59 +531,65 @@ class Session(dict[str, Any]):
             )
 
 
-class _Decoded:
-    """What a record's values say, kept with the record: not to be changed.
+class _Decoded(Struct):
+    """What a record's values say, kept with the record.
 
     Attributes:
-        contents: every value that can be read.
-        changeable: keys of those that can change in place; they are decoded for each session anew.
-        weight: bytes of all keys and encoded values; 0 until somebody asks.
+        contents: every value that can be read; not to be changed.
+        changeable: keys of those that can change in place.
+        packed: the same values encoded, to decode them for each session anew; empty: none.
+        weight: bytes of all keys and encoded values, once somebody has asked.
     """
 
-    __slots__ = ("changeable", "contents", "weight")
-
-    def __init__(self, contents: dict[str, Any], changeable: Sequence[str]) -> None:
-        self.contents = contents
-        self.changeable = changeable
-        self.weight = 0
+    contents: dict[str, Any]
+    changeable: Sequence[str]
+    packed: bytes
+    weight: int | None = None
 
 
-def _contents(record: Record) -> tuple[dict[str, Any], Sequence[str]]:
-    """Decode a record, or of one that was decoded before only what can change in place."""
-    known = record.__dict__.get(_DECODED)
+def _decoded(record: Record) -> _Decoded:
+    """Decode a record, unless that was done before."""
+    kept = record.__dict__
+    known: _Decoded | None = kept.get(_DECODED)
     if known is None:
-        known = record.__dict__[_DECODED] = _Decoded(*decode_all(record.values))
-        return known.contents, known.changeable
-    contents, changeable = known.contents, known.changeable
-    if changeable:
-        contents = {**contents}
-        for key in changeable:
-            contents[key] = decode_again(record.values[key])
-    return contents, changeable
+        values = record.values
+        earlier: tuple[_Decoded, Mapping[str, bytes], Changes] | None = kept.pop(_EARLIER, None)
+        known = _read_on(*earlier, values) if earlier else _read(decode_all(values), values)
+        kept[_DECODED] = known
+    return known
 
 
-def decoded_too(record: Record, before: Record, changes: Changes) -> None:
-    """Spare the next request the decoding and weighing of what this one did not change."""
-    known: _Decoded | None = before.__dict__.get(_DECODED)
-    if known is None:
-        return
-    contents, changeable, weight = {**known.contents}, known.changeable, known.weight
-    still = not changes.removes
+def _read(contents: dict[str, Any], values: Mapping[str, bytes]) -> _Decoded:
+    changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
+    packed = joined([values[key] for key in changeable]) if changeable else b""
+    return _Decoded(contents, changeable, packed)
+
+
+def _read_on(
+    known: _Decoded, before: Mapping[str, bytes], changes: Changes, values: Mapping[str, bytes]
+) -> _Decoded:
+    """Decode only what a commit has changed."""
+    contents, weight, like_before = known.contents.copy(), known.weight, not changes.removes
     for key, raw in changes.sets.items():
+        if type(contents.get(key)) not in ATOMS:
+            like_before = False
         value = contents[key] = decode_again(raw)
-        if type(value) not in ATOMS or key in changeable:
-            still = False
-        if key in before.values:
-            weight += len(raw) - len(before.values[key])
-        else:
-            weight = 0
-    if not still:
-        weight = 0
-        for key in changes.removes:
-            contents.pop(key, None)
-        changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
-    now = record.__dict__[_DECODED] = _Decoded(contents, changeable)
-    now.weight = weight if known.weight else 0
+        if type(value) not in ATOMS:
+            like_before = False
+        if weight is not None:
+            weight += len(raw) - len(before[key]) if key in before else len(key.encode()) + len(raw)
+    if like_before:
+        return _Decoded(contents, known.changeable, known.packed, weight)
+    for key in changes.removes:
+        contents.pop(key, None)
+    return _read(contents, values)
+
+
+def builds_on(record: Record, before: Record, changes: Changes) -> None:
+    """Note which changes made a record, so that nobody decodes again what they left alone."""
+    known = before.__dict__.get(_DECODED)
+    if known is not None:
+        record.__dict__[_EARLIER] = known, before.values, changes
 
 
 def _weight(values: Mapping[str, bytes]) -> int:
@@ -595,6 +640,9 @@ def _datetime(ms: int | None) -> datetime | None:
     return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
 
 
+_getitem = dict.__getitem__
+
+
 def _watch(name: str) -> None:
     """Make a method of dict note the use first; `in` and `len` are uses too (S12)."""
     plain = getattr(dict, name)
@@ -643,7 +691,7 @@ for _name in (
     *("__eq__", "__ne__", "keys"),
 ):
     _watch(_name)
-for _name in ("__getitem__", "get", "values", "items", "copy", "__or__", "__ror__"):
+for _name in ("get", "values", "items", "copy", "__or__", "__ror__"):
     _watch_lending(_name)
 for _name in ("__delitem__", "pop", "popitem", "clear"):
     _watch_removal(_name)

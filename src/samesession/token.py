@@ -91,12 +91,12 @@ class Signer:
     def dumps(self, token: Token) -> str:
         """The cookie's value: about 77 characters."""
         version = token.version
-        body = f"{token.id}.{version.number}-{version.tag.hex()}.{token.absolute_ms}".encode()
+        body = f"{token.id}.{version.number}-{version.tag.hex()}.{token.absolute_ms}"
         signing = self._macs[0].copy()
-        signing.update(body)
-        value = b"%b.%b" % (body, signing.hexdigest().encode())
-        self._remember(value, token)
-        return value.decode()
+        signing.update(body.encode())
+        value = f"{body}.{signing.hexdigest()}"
+        self._remember(value.encode(), token)
+        return value
 
     def loads(self, value: bytes, *, now_ms: int) -> Token | Refusal:
         """Read a cookie's value.

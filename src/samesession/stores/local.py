@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
-from samesession.errors import ConfigError, StoreCorruptError, StoreUnavailableError
+from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.record import (
     Delta,
     Ending,
@@ -26,7 +26,7 @@ from samesession.record import (
 )
 from samesession.settings import Quota, Url
 from samesession.store import Store
-from samesession.stores.blob import dumps, forget_ms, loads
+from samesession.stores.blob import dumps, forget_ms, loads, readable
 from samesession.stores.lmdb_map import (
     Map,
     MapError,
@@ -66,18 +66,33 @@ class LocalStore:
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; every worker of the server reads the one map."""
         with self._map.here.begin() as txn:
-            raw = txn.get(_name(key))
-        return None if raw is None else self._read.decoded(key, bytes(raw))
+            raw = txn.get(b"s" + key.encode())
+        return None if raw is None else self._read.decoded(key, raw)
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
-        anonymous = delta.origin is not None and delta.origin.principal is None
-        if anonymous and self._map.used() > 1 - RESERVED and self._sweep() == 0:
-            raise StoreUnavailableError(
-                f"the local store {self._map} is full: new anonymous sessions wait "
-                "until others end; raise sticky://?size="
-            )
-        return self._write(_commit, delta, self._read)
+        origin, key, read = delta.origin, delta.key, self._read
+        if origin is not None and origin.principal is None:
+            self._room_for_anonymous()
+        if delta.now_ms >= self._sweep_at:
+            self._sweep_at = delta.now_ms + SWEEP_EVERY_MS
+            self._sweep()
+        name = b"s" + key.encode()
+        try:
+            with self._map.here.begin(write=True) as txn:
+                found = txn.get(name)
+                stored = None if found is None else read.for_writing(key, found)
+                outcome, written = merge(stored, delta)
+                if written is None:
+                    return outcome
+                raw = dumps(written)
+                txn.put(name, raw)
+                if stored is None or isinstance(written, Mark):
+                    _enter(txn, key, written, before=stored)
+        except MapError as error:
+            raise self._failed(error) from None
+        read.keep(key, raw, written)
+        return outcome
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""
@@ -130,21 +145,27 @@ class LocalStore:
     # -- the map -----------------------------------------------------------------------------------
 
     def _write(self, step: Callable[..., T], *arguments: Any) -> T:
-        """Do one step in one transaction (a context manager of ours would double its price)."""
-        now = self._clock_ms()
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_EVERY_MS
-            self._sweep()
+        """Do one step in one transaction."""
         try:
             with self._map.here.begin(write=True) as txn:
                 return step(txn, *arguments)
-        except MapFullError:
-            self._sweep()
-            raise StoreUnavailableError(
-                f"the local store {self._map} is full; raise sticky://?size="
-            ) from None
         except MapError as error:
-            raise StoreUnavailableError(f"the local store {self._map.folder}: {error}") from None
+            raise self._failed(error) from None
+
+    def _failed(self, error: MapError) -> StoreUnavailableError:
+        if isinstance(error, MapFullError):
+            self._sweep()
+            return StoreUnavailableError(
+                f"the local store {self._map} is full; raise sticky://?size="
+            )
+        return StoreUnavailableError(f"the local store {self._map.folder}: {error}")
+
+    def _room_for_anonymous(self) -> None:
+        if self._map.used() > 1 - RESERVED and self._sweep() == 0:
+            raise StoreUnavailableError(
+                f"the local store {self._map} is full: new anonymous sessions wait "
+                "until others end; raise sticky://?size="
+            )
 
     def _sweep(self) -> int:
         """Drop up to a batch of what is over; returns how many."""
@@ -179,6 +200,11 @@ class _Read:
         self.keep(key, raw, value)
         return value
 
+    def for_writing(self, key: Key, raw: bytes) -> Record | Mark | None:
+        """The same for those who will write: something unreadable is as good as nothing."""
+        kept = self._kept.get(key)
+        return kept[1] if kept is not None and kept[0] == raw else readable(key, raw)
+
     def keep(self, key: Key, raw: bytes, value: Record | Mark) -> None:
         if len(raw) <= KEPT_BYTES:
             if len(self._kept) >= KEPT:
@@ -201,15 +227,6 @@ def _drop_if_over(txn: Transaction, key: Key, now: int) -> bool:
     return True
 
 
-def _commit(txn: Transaction, delta: Delta, read: _Read) -> Outcome:
-    stored = _get(txn, delta.key, read)
-    outcome, written = merge(stored, delta)
-    if written is not None:
-        raw = _put(txn, delta.key, written, before=stored)
-        read.keep(delta.key, raw, written)
-    return outcome
-
-
 def _end_all(txn: Transaction, principal: str, ending: Ending, keep: Key | None) -> int:
     ended = 0
     for key in _members(txn, principal):
@@ -224,37 +241,30 @@ def _end(txn: Transaction, key: Key, ending: Ending) -> Mark:
     stored = _get(txn, key)
     mark = finish(stored, ending)
     if stored is not mark:
-        _put(txn, key, mark, before=stored)
+        txn.put(_name(key), dumps(mark))
+        _enter(txn, key, mark, before=stored)
     return mark
 
 
-def _put(
+def _enter(
     txn: Transaction, key: Key, value: Record | Mark, *, before: Record | Mark | None
-) -> bytes:
-    """Write a record or mark, and its index entries where they change; return its bytes.
+) -> None:
+    """Write the index entries of what was made or ended.
 
     A touch moves no entry: the sweep finds the old one and enters the new deadline.
     """
-    raw = dumps(value)
-    txn.put(_name(key), raw)
-    if isinstance(before, Record) and isinstance(value, Record):
-        return raw
     txn.put(_deadline(forget_ms(value)) + key.encode(), b"")
     principal = value.origin.principal if isinstance(value, Record) else None
     if before is None and principal is not None:
         txn.put(_member(principal, key), b"")
     if isinstance(value, Mark) and isinstance(before, Record) and before.origin.principal:
         txn.delete(_member(before.origin.principal, key))
-    return raw
 
 
-def _get(txn: Transaction, key: Key, read: _Read | None = None) -> Record | Mark | None:
+def _get(txn: Transaction, key: Key) -> Record | Mark | None:
     """What is stored, for those who will write: something unreadable is as good as nothing."""
     raw = txn.get(_name(key))
-    try:
-        return None if raw is None else (read or _Read()).decoded(key, bytes(raw))
-    except StoreCorruptError:
-        return None
+    return None if raw is None else readable(key, bytes(raw))
 
 
 def _members(txn: Transaction, principal: str) -> list[Key]:

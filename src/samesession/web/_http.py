@@ -19,6 +19,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 TOKEN_HEADER = b"session-token"
+_NO_STORE = (b"cache-control", b"no-store")
 _VARY = {
     Carrier.COOKIE: (b"Cookie",),
     Carrier.HEADER: (b"Session-Token",),
@@ -39,6 +40,7 @@ class CookieCodec:
         self._carrier = carrier
         self._vary = _VARY[carrier]
         self._needle = f"{cookie.name}=".encode("latin-1")
+        self._skip = len(self._needle)
         self._attributes = f"; {cookie.attributes}"
         self._persistent = cookie.persistent
         self._name = cookie.name
@@ -46,8 +48,8 @@ class CookieCodec:
     def values(self, header: bytes) -> list[bytes]:
         """The value that our name has in one Cookie header, or the first two different ones."""
         needle = self._needle
-        if header.startswith(needle) and b";" not in header:  # as most browsers send it
-            return [header[len(needle) :].strip(b" \t")]
+        if b";" not in header and header[: self._skip] == needle:  # the only cookie of this site
+            return [header[self._skip :].strip(b" \t")]
         found: list[bytes] = []
         past, at = 0, header.find(needle)
         while at >= 0 and len(found) < 2:
@@ -108,15 +110,21 @@ def varied(
         vary: the request's headers that the answer depends on.
     """
     headers = list(headers)
-    names = [name.lower() for name, _ in headers]
-    if b"vary" in names:
+    varies = said = False
+    for name, _ in headers:
+        lower = name.lower()
+        if lower == b"vary":
+            varies = True
+        elif lower == b"cache-control":
+            said = True
+    if varies:
         headers = _merged_vary(headers, vary)
     else:
         headers.append((b"vary", b", ".join(vary)))
     if token is not None:
-        if b"cache-control" in names:
-            headers = [said for said in headers if said[0].lower() != b"cache-control"]
-        headers += ((b"cache-control", b"no-store"), token)
+        if said:
+            headers = [pair for pair in headers if pair[0].lower() != b"cache-control"]
+        headers += (_NO_STORE, token)
     return headers
 
 

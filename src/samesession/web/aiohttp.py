@@ -18,7 +18,7 @@ from multidict import CIMultiDict
 from samesession.errors import AnsweredError, ConfigError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Key
-from samesession.session import Client, Session
+from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
 from samesession.web._checks import check_sessions
@@ -171,7 +171,9 @@ class _Adapter:
             token = request.headers.get("Session-Token")
             header = None if token is None else token.encode("utf-8", "surrogateescape")
             value, by_header = self._codec.carried(header, value)
-        session = await self._core.open(value, partial(_client, request), AiohttpSession)
+        # Not told by the request: that holds the session, and would hold it in a circle.
+        agent, address = request.headers.get("User-Agent", ""), request.remote or ""
+        session = await self._core.open(value, partial(client_of, agent, address), AiohttpSession)
         session._life.by_header = by_header
         cookies = request.headers.getall("Cookie", ())
         raw = (said.encode("utf-8", "surrogateescape") for said in cookies)
@@ -272,7 +274,3 @@ def _refused(error: Exception) -> web.Response:
     status, headers, body = refusal(error)
     said = {name.decode(): value.decode() for name, value in headers}
     return _Refusal(status=status, headers=said, body=body)
-
-
-def _client(request: web.Request) -> Client:
-    return client_of(request.headers.get("User-Agent", ""), request.remote or "")

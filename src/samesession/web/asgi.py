@@ -72,6 +72,7 @@ class SessionMiddleware:
             sessions.login_keys or self.login_keys,
         )
         self._sockets = Sockets(self._core)
+        self._kind = self.kind
 
     async def __call__(  # noqa: C901  (a request from top to bottom; each call more costs every request)
         self, scope: Scope, receive: Receive, send: Send
@@ -80,64 +81,72 @@ class SessionMiddleware:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
-        core = self._core
+        core, headers = self._core, scope["headers"]
         if self._plain:  # one call less, for most
-            cookie = self._cookie(scope["headers"])
-            session = scope["session"] = await core.open(cookie, partial(_client, scope), self.kind)
+            cookie = self._cookie(headers)
+            session = await core.open(
+                cookie, partial(_client, headers, scope.get("client")), self._kind
+            )
+            scope["session"] = session
         else:
             session = await self.open(scope)
         life = session._life
-        refused = streams = False
+        streams = False
 
-        async def sending(message: Message) -> None:
-            nonlocal refused, streams
-            if refused:
-                return  # 503 was the answer
-            kind = message["type"]
-            if kind == "http.response.start" and not life.started:
-                refused = not (core.only_read(session) or await self._finished(session, send))
-                if refused:
-                    return
-                life.started = True
-                message = self.headers(session, message)
-            elif kind == "http.response.body":
-                if message.get("more_body"):
-                    streams = True
-                elif streams and core.uncommitted(session):
-                    await nothing_left(core, session)  # the client shall not see a whole answer
-            await send(message)
+        def sending(message: Message) -> Awaitable[None]:
+            # A plain function: most messages pass without a coroutine of ours.
+            nonlocal streams
+            if life.refused:
+                return _nothing()
+            if not life.started:
+                if message["type"] == "http.response.start":
+                    if not core.only_read(session):
+                        return self._committed(session, message, send)
+                    life.started = True
+                    message = self.headers(session, message)
+            elif message.get("more_body"):
+                streams = True
+            elif streams and message["type"] == "http.response.body" and core.uncommitted(session):
+                return self._completed(session, message, send)
+            return send(message)
 
         try:
             await self.app(scope, receive, sending)
         except Exception as error:
-            if not await self._failed(session, error, send, refused=refused):
+            if not await self._failed(session, error, send):
                 raise
         else:
             if life.started and core.uncommitted(session):
                 await nothing_left(core, session)
 
-    async def _finished(self, session: Session, send: Send) -> bool:
+    async def _committed(self, session: Session, message: Message, send: Send) -> None:
         """Commit before the first byte; where that fails, 503 is the answer."""
+        life = session._life
         try:
             await self._core.finish(session)
         except AnsweredError as error:
+            life.refused = True
             await _refuse(error, send)
-            return False
-        return True
+            return
+        life.started = True
+        await send(self.headers(session, message))
 
-    async def _failed(
-        self, session: Session, error: Exception, send: Send, *, refused: bool
-    ) -> bool:
+    async def _completed(self, session: Session, message: Message, send: Send) -> None:
+        """End a stream, unless something is left: the client shall not see a whole answer then."""
+        await nothing_left(self._core, session)
+        await send(message)
+
+    async def _failed(self, session: Session, error: Exception, send: Send) -> bool:
         """Answer 503 when the session was the reason; whether that is all there is to say."""
         life = session._life
         with suppress(AnsweredError):  # a logout counts
             await self._core.finish(session, failed=True)
         retryable = isinstance(error, AnsweredError)
         failure = error if retryable else life.failure if life.failed else None
-        if failure is not None and not (life.started or refused):
-            refused = True
+        if failure is not None and not (life.started or life.refused):
+            life.refused = True
             await _refuse(failure, send)  # also where the handler made something else of it
-        return retryable and refused
+        return retryable and life.refused
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -152,29 +161,32 @@ class SessionMiddleware:
 
     async def open(self, scope: Scope) -> Session:
         """Open the session that a request's cookie names."""
-        cookie, by_header = self._cookie(scope["headers"]), False
+        headers = scope["headers"]
+        cookie, by_header = self._cookie(headers), False
         if not self._codec.plain:
-            tokens = [value for name, value in scope["headers"] if name == TOKEN_HEADER]
+            tokens = [value for name, value in headers if name == TOKEN_HEADER]
             cookie, by_header = self._codec.carried(tokens[0] if tokens else None, cookie)
-        session = await self._core.open(cookie, partial(_client, scope), self.kind)
+        session = await self._core.open(
+            cookie, partial(_client, headers, scope.get("client")), self.kind
+        )
         session._life.by_header = by_header
-        cookies = (value for name, value in scope["headers"] if name == b"cookie")
+        cookies = (value for name, value in headers if name == b"cookie")
         scope["session"] = session = await self._old.moved_in(session, cookies)
         return session
 
     def _cookie(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """The value of the one cookie of our name, if there is one."""
-        values: list[bytes] = []
+        found = None
         for name, header in headers:
             if name == b"cookie":  # HTTP/2 may split the header (RFC 9113 8.2.3)
-                values += self._codec.values(header)
-        if not values:
-            return None
-        if len(values) > 1 and any(other != values[0] for other in values):
-            # Which of the two is meant cannot be known, and one may be planted.
-            self.sessions.counts.add("ambiguous")
-            return None
-        return values[0]
+                for value in self._codec.values(header):
+                    if found is None:
+                        found = value
+                    elif value != found:
+                        # Which of the two is meant cannot be known, and one may be planted.
+                        self.sessions.counts.add("ambiguous")
+                        return None
+        return found
 
     def headers(self, session: Session, message: Message) -> Message:
         """The response's start with what the session adds to its headers."""
@@ -204,13 +216,17 @@ class SessionMiddleware:
         await self.app(scope, receive, sending)
 
 
+async def _nothing() -> None:
+    """What becomes of the rest of an answer when 503 was sent in its place."""
+
+
 async def _refuse(error: Exception, send: Send) -> None:
     status, headers, body = refusal(error)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-def _client(scope: Scope) -> Client:
-    agents = [value for name, value in scope["headers"] if name == b"user-agent"]
-    address = scope.get("client")
+def _client(headers: Iterable[tuple[bytes, bytes]], address: Sequence[Any] | None) -> Client:
+    """Who asks. Not told by the scope: that holds the session, and would hold it in a circle."""
+    agents = [value for name, value in headers if name == b"user-agent"]
     return client_of(agents[0].decode("latin-1") if agents else "", address[0] if address else "")

@@ -17,7 +17,7 @@ from typing import Any
 from samesession._bridge import ready
 from samesession.errors import AnsweredError, ConfigError
 from samesession.lifecycle import Lifecycle
-from samesession.session import Client, Session
+from samesession.session import Session
 from samesession.sessions import BlockingSessions, Sessions
 from samesession.web._adopt import OldCookies
 from samesession.web._checks import check_once, check_sessions, is_asgi
@@ -95,7 +95,9 @@ class SessionMiddleware:
             token = environ.get("HTTP_SESSION_TOKEN")
             sent = None if token is None else token.encode("latin-1", "replace")
             value, by_header = self._codec.carried(sent, value)
-        session = self._blocking.open(value, partial(_client, environ), self.kind)
+        # Not told by the environment: that holds the session, and would hold it in a circle.
+        agent, address = environ.get("HTTP_USER_AGENT", ""), environ.get("REMOTE_ADDR", "")
+        session = self._blocking.open(value, partial(client_of, agent, address), self.kind)
         session._life.by_header = by_header
         return ready(self._old.moved_in(session, [raw])) if header else session
 
@@ -234,7 +236,3 @@ def _close(body: Iterable[bytes]) -> None:
     close = getattr(body, "close", None)
     if close is not None:
         close()
-
-
-def _client(environ: Environ) -> Client:
-    return client_of(environ.get("HTTP_USER_AGENT", ""), environ.get("REMOTE_ADDR", ""))
