@@ -1,12 +1,13 @@
 # The door to the project: `make up` and `make test` work in a fresh clone with Python >= 3.11 and pip.
 PYTHON ?= python3
 ARGS ?=
+DJANGO ?= 6.1.3
 BIN := .venv/bin
 READY := .venv/.ready
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: install up engines test prove check bench screenshot format pins help
+.PHONY: install up engines test prove django check bench screenshot format pins help
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -40,6 +41,9 @@ test: $(READY) engines ## run the tests against real engines: make test ARGS="-k
 prove: $(READY) engines ## run every trial that the promises name; takes hours
 	SAMESESSION_PROVE=1 SAMESESSION_HISTORIES=100000 SAMESESSION_TRIALS=100000 SAMESESSION_RECORDS=10000 \
 	  $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+django: ## run our Django tests and Django's own: make django PYTHON=python3.13 DJANGO=6.1.3
+	@bash tools/django.sh $(PYTHON) $(DJANGO)
 
 check: $(READY) ## format, lint, types, layers
 	$(BIN)/ruff format --check .

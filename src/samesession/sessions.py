@@ -317,8 +317,12 @@ class Sessions:
 
     def _shelves(self, opener: Literal["open_loop", "open_threads"]) -> dict[str, Shelf]:
         """The old stores by their URLs."""
-        urls = {reader.url for reader in self.adopt if is_stored(reader)}
-        return {url: open_shelf(url, opener) for url in urls}
+        shelves: dict[str, Shelf] = {}
+        for reader in self.adopt:
+            if is_stored(reader) and reader.url not in shelves:
+                opens = getattr(reader, "open_shelf", None)
+                shelves[reader.url] = opens(opener) if opens else open_shelf(reader.url, opener)
+        return shelves
 
     @cached_property
     def blocking(self) -> BlockingSessions:

@@ -49,8 +49,12 @@ class TakeOver:
         text = text_of(value)
         contents = None
         if text is not None:
-            with suppress(Exception):  # forged, too old, cut off: a stranger
+            try:
                 contents = reader.read(text)
+            except PickledError:
+                self._core._counts.add("pickled")
+            except Exception:  # noqa: BLE001, S110  (forged, too old, cut off: a stranger)
+                pass
         if not contents:
             return None
         try:
@@ -145,9 +149,11 @@ class _Move:
         counts = self._core._counts
         try:
             raw = await shelf.get(name)
+        except StoreCorruptError:
+            counts.add("not_adopted")
+            return None
+        try:
             return None if raw is None else reader.contents(raw)
-        except StoreUnavailableError:
-            raise
         except PickledError:
             counts.add("pickled")
         except Exception:  # noqa: BLE001  (a reader may be the application's own)

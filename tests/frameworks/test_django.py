@@ -1,4 +1,4 @@
-# ruff: noqa: E402  (Django is configured before it is imported)
+# ruff: noqa: I001  (Django is configured before it is imported)
 """Django's documentation about sessions, example by example, its `login`, and its settings."""
 
 from __future__ import annotations
@@ -9,41 +9,12 @@ from typing import Any
 
 import django
 import pytest
+
+import frameworks.django_site  # noqa: F401  (first: it configures Django)
+from django.apps import apps
 from django.conf import settings
-
-DATABASE = "file:sessions?mode=memory&cache=shared"
-settings.configure(
-    ROOT_URLCONF=__name__,
-    SECRET_KEY="a secret key of Django's, 50 characters or more, as its startproject makes",
-    ALLOWED_HOSTS=["*"],
-    USE_TZ=True,
-    INSTALLED_APPS=[
-        "django.contrib.auth",
-        "django.contrib.contenttypes",
-        "django.contrib.messages",
-        "django.contrib.sessions",
-        "samesession.web.django.Config",
-    ],
-    MIDDLEWARE=[
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-        "django.contrib.messages.middleware.MessageMiddleware",
-    ],
-    MESSAGE_STORAGE="django.contrib.messages.storage.session.SessionStorage",
-    DATABASES={
-        "default": {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": DATABASE,
-        }
-    },
-    SESSION_ENGINE="samesession.web.django",
-    SAMESESSION={"url": "memory://"},
-    PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
-)
-django.setup()
-
-from django.contrib import messages
-from django.contrib.auth import alogin, login, logout
+from django.contrib import auth, messages
+from django.contrib.auth import login, logout
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
@@ -56,6 +27,7 @@ from django.urls import path
 
 from samesession import testing
 from samesession.errors import ConfigError
+from samesession.web._django_settings import check_settings
 from samesession.web.django import SessionStore, get_sessions
 
 # The views of https://docs.djangoproject.com/en/5.2/topics/http/sessions/
@@ -107,7 +79,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
 
 async def asign_in(request: HttpRequest) -> HttpResponse:
     user = await User.objects.aget(username=request.GET["name"])
-    await alogin(request, user)
+    await auth.alogin(request, user)
     return HttpResponse("ok")
 
 
@@ -140,11 +112,17 @@ urlpatterns = [
 test_cookie.__test__ = False  # type: ignore[attr-defined]  (a view, not a test)
 
 
+since_5_1 = pytest.mark.skipif(
+    django.VERSION < (5, 1), reason="Django 4.2 has no asynchronous session"
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def database() -> Iterator[None]:
     setup_test_environment()
     management.call_command("migrate", verbosity=0, run_syncdb=True)
     for name in ("ann", "bob"):
+        User.objects.filter(username=name).delete()
         User.objects.create_user(name, password="secret")
     yield
     teardown_test_environment()
@@ -240,6 +218,7 @@ def test_signing_out_everywhere(client: Client) -> None:
     assert client.get("/me/").content == b" []"
 
 
+@since_5_1
 @pytest.mark.anyio
 async def test_the_async_methods() -> None:
     store = SessionStore()
@@ -339,6 +318,28 @@ def test_wrong_settings_fail_the_checks_and_the_start(given: dict[str, Any], say
     management.call_command("check")
 
 
+def test_a_list_of_middleware_without_sessions_or_with_two_is_refused() -> None:
+    (ours,) = [name for name in settings.MIDDLEWARE if "sessions" in name]
+    others = [name for name in settings.MIDDLEWARE if name != ours]
+    for given, says in (
+        (others, f"add '{ours}'"),
+        ([ours, ours, *others], "keep one of the lines"),
+    ):
+        with override_settings(MIDDLEWARE=given):
+            with pytest.raises(ConfigError) as said:
+                apps.get_app_config("samesession").ready()
+            assert says in str(said.value)
+            with pytest.raises(management.base.SystemCheckError, match="E002"):
+                management.call_command("check")
+    apps.get_app_config("samesession").ready()
+
+
+def test_a_serializer_that_nobody_asks_is_told() -> None:
+    with override_settings(SESSION_SERIALIZER="shop.serializers.Pickle"):
+        (said,) = check_settings()
+    assert (said.id, "remove that line" in said.msg) == ("samesession.W001", True)
+
+
 def test_the_age_of_the_cookie_is_the_idle_time() -> None:
     with override_settings(SESSION_COOKIE_AGE=3600):
         limits = get_sessions().limits
@@ -349,6 +350,7 @@ def test_the_age_of_the_cookie_is_the_idle_time() -> None:
         assert get_sessions().limits.idle_ms == 12 * 3_600_000
 
 
+@since_5_1
 def test_async_views_and_alogin(client: Client) -> None:
     client.get("/post_comment/")
     before = client.cookies["sessionid"].value

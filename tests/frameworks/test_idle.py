@@ -16,7 +16,7 @@ IDLE_S = 2.0
 SLOW_S = 4.0
 
 
-NAMES = ("aiohttp", "flask", "litestar", "quart", "starlette")
+NAMES = ("aiohttp", "django", "flask", "litestar", "quart", "starlette")
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,9 @@ class StoredReader(Protocol):
     """Reads one kind of old session whose cookie only names it; an application may bring its own.
 
     Attributes:
-        url: of the old store, such as ``redis://127.0.0.1:6379/0?deadline=250ms``.
+        url: of the old store, such as ``redis://127.0.0.1:6379/0?deadline=250ms``; where it is
+            another kind of store, any name, and ``open_shelf(opener)`` returns its `Shelf`
+            (``opener``: ``"open_loop"`` or ``"open_threads"``).
         max_age: how long the old store may keep a record: so long it is remembered that one has
             moved, so that it does not come back after a logout.
     """

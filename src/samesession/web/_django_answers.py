@@ -21,21 +21,45 @@ from django.utils.cache import patch_vary_headers
 from samesession._bridge import ready
 from samesession.errors import AnsweredError
 from samesession.session import Session
+from samesession.settings import Carrier
 from samesession.web._django_settings import get_sessions
 from samesession.web._http import client_of, nothing_left, refusal
 
 log = logging.getLogger("samesession")
 
+_process_request = SessionMiddleware.process_request
 _process_response = SessionMiddleware.process_response
 _stores: tuple[type, ...] = ()
+CARRIED = "Session-Token"
 
 
 def complete(store: type) -> None:
     """Have Django's own middleware do the rest for sessions of this type, and for no others."""
     global _stores  # noqa: PLW0603  (Django's class is one a process, too)
     _stores = (*_stores, store)
+    SessionMiddleware.process_request = process_request
     SessionMiddleware.process_response = process_response
     SessionMiddleware.process_exception = process_exception
+
+
+def process_request(self: Any, request: Any) -> None:
+    """Give the request its session, as Django does; the token may have come by header."""
+    _process_request(self, request)
+    store: Any = request.session
+    if not issubclass(type(store), _stores):
+        return
+    carrier, token = get_sessions().carrier, request.META.get("HTTP_SESSION_TOKEN")
+    if carrier is Carrier.HEADER or (carrier is Carrier.BOTH and token is not None):
+        # Django's middleware goes on as if it had come by cookie.
+        request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
+        if token:
+            request.COOKIES[settings.SESSION_COOKIE_NAME] = token
+        store = request.session = self.SessionStore(token or None)
+        store.by_header = True
+    meta = request.META
+    store.client = partial(
+        client_of, meta.get("HTTP_USER_AGENT", ""), meta.get("REMOTE_ADDR", "") or ""
+    )
 
 
 def process_exception(_self: Any, _request: Any, error: Exception) -> Any:
@@ -54,15 +78,13 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
     store: Any = getattr(request, "session", None)
     if not issubclass(type(store), _stores):
         return _process_response(self, request, response)
-    meta = request.META
-    store.client = partial(
-        client_of, meta.get("HTTP_USER_AGENT", ""), meta.get("REMOTE_ADDR", "") or ""
-    )
     session: Session | None = store.__dict__.get("_session_cache")
     try:
         if session is not None and session._life.failed and session._life.failure is not None:
             raise session._life.failure  # also where the view made something else of it
+        varied = response.get("Vary")
         response = _process_response(self, request, response)
+        _touch(store)
     except AnsweredError as error:
         return _unavailable(error)
     cookie = response.cookies.get(settings.SESSION_COOKIE_NAME)
@@ -72,12 +94,39 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
         # Django's deletion leaves flags out, and a browser may take it for another cookie's.
         cookie["httponly"] = settings.SESSION_COOKIE_HTTPONLY or ""
         cookie["secure"] = settings.SESSION_COOKIE_SECURE or ""
+    if get_sessions().carrier is not Carrier.COOKIE and (store.accessed or cookie is not None):
+        _carry(response, store, varied)
     session = store.__dict__.get("_session_cache")
     if session is not None:
         session._life.started = True
         if response.status_code < 500:  # Django keeps nothing of these
             _watch(response, session)
     return response
+
+
+def _touch(store: Any) -> None:
+    """Move the idle deadline of what was only read; Django itself counts writes alone (S10)."""
+    session: Session | None = store.__dict__.get("_session_cache")
+    if session is None or session._life.failure is not None:
+        return
+    core, record = get_sessions().threads, session._life.record
+    if record is None or not core._touch(record, session._life.arrived_ms):
+        return
+    if not session.changes():  # what the view wants forgotten is not kept this way
+        ready(core.commit(session))
+
+
+def _carry(response: Any, store: Any, varied: str | None) -> None:
+    """Answer by header whoever asks by header; the answer depends on it, whoever asks."""
+    if get_sessions().carrier is Carrier.HEADER:
+        del response["Vary"]
+        if varied is not None:
+            response["Vary"] = varied  # what other middleware said of cookies
+    patch_vary_headers(response, (CARRIED,))
+    if store.by_header:
+        cookie = response.cookies.pop(settings.SESSION_COOKIE_NAME, None)
+        if cookie is not None:
+            response[CARRIED] = cookie.value
 
 
 def _watch(response: Any, session: Session) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from django.conf import settings
+from django.conf import global_settings, settings
+from django.contrib.sessions.middleware import SessionMiddleware
 from django.core import checks
 from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
 
 from samesession.errors import ConfigError
 from samesession.sessions import Sessions
 from samesession.settings import Cookie
+from samesession.web._django_adopt import readers
 
 ENGINE = "samesession.web.django"
 LOGIN_KEYS = ("_auth_user_id", "_auth_user_backend", "_auth_user_hash")
 """What `django.contrib.auth.login` sets; the first is who."""
 
-_TAKEN = {"url", "keys", "idle", "lifetime", "max_size", "max_sessions", "on_limit"}
+_TAKEN = {"url", "keys", "idle", "lifetime", "max_size", "max_sessions", "on_limit", "carrier", "adopt"}
+_MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
 _DEFAULT_AGE_S = 14 * 24 * 3600
 
 
@@ -54,6 +59,8 @@ def get_sessions() -> Sessions:
         max_sessions=given.get("max_sessions"),
         on_limit=given.get("on_limit", "evict-oldest"),
         principal_key=LOGIN_KEYS[0],
+        carrier=given.get("carrier", "cookie"),
+        adopt=readers(given.get("adopt", [])),
     )
 
 
@@ -88,15 +95,51 @@ def _cookie() -> Cookie:
         raise ConfigError(said) from None
 
 
+def check_middleware() -> None:
+    """Refuse a list of middleware that gives a request no session, or two.
+
+    Raises:
+        ConfigError: naming the line.
+    """
+    found = [name for name in settings.MIDDLEWARE if _is_session_middleware(name)]
+    if len(found) == 1:
+        return
+    if not found:
+        raise ConfigError(
+            "MIDDLEWARE has no session middleware, so there is no request.session; "
+            f"add {_MIDDLEWARE!r}"
+        )
+    raise ConfigError(f"MIDDLEWARE has {' and '.join(map(repr, found))}; keep one of the lines")
+
+
+def _is_session_middleware(name: str) -> bool:
+    try:
+        found = import_string(name)
+    except ImportError:  # Django's business
+        return False
+    return isinstance(found, type) and issubclass(found, SessionMiddleware)
+
+
 def check_settings(**_given: object) -> list[checks.CheckMessage]:
-    """Django's system check, for ``manage.py check``; a server says the same when it starts."""
+    """Django's system checks, for ``manage.py check``; a server says the errors when it starts."""
     if settings.SESSION_ENGINE != ENGINE:  # another one's business
         return []
-    try:
-        get_sessions()
-    except ConfigError as error:
-        return [checks.Error(str(error), id="samesession.E001")]
-    return []
+    found: list[checks.CheckMessage] = []
+    tried: tuple[Callable[[], object], ...] = (get_sessions, check_middleware)
+    for number, check in enumerate(tried, 1):
+        try:
+            check()
+        except ConfigError as error:
+            found.append(checks.Error(str(error), id=f"samesession.E00{number}"))
+    if settings.SESSION_SERIALIZER != global_settings.SESSION_SERIALIZER:
+        found.append(
+            checks.Warning(
+                f"SESSION_SERIALIZER={settings.SESSION_SERIALIZER!r} is not used: sessions hold "
+                "plain data, dates and decimals included; remove that line",
+                id="samesession.W001",
+            )
+        )
+    return found
 
 
 def _forget(*, setting: str, **_given: object) -> None:

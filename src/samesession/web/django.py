@@ -19,8 +19,9 @@ from samesession.lifecycle import Lifecycle
 from samesession.record import Record
 from samesession.session import Client, Session
 from samesession.token import Token
+from samesession.web._django_adopt import old_cookies
 from samesession.web._django_answers import complete
-from samesession.web._django_settings import ENGINE, LOGIN_KEYS, get_sessions
+from samesession.web._django_settings import ENGINE, LOGIN_KEYS, check_middleware, get_sessions
 
 __all__ = ["Config", "SessionStore", "get_sessions"]
 
@@ -38,6 +39,7 @@ class SessionStore(SessionBase):
         """Load nothing yet."""
         self._modified, self._disowned, self._deleted = False, None, False
         self.client: Any = Client
+        self.by_header = False
         super().__init__(session_key)
 
     # What a session knows and does beside Django's words.
@@ -92,7 +94,7 @@ class SessionStore(SessionBase):
     def _get_session(self, no_load: bool = False) -> Session:
         self.accessed = True
         if "_session_cache" not in self.__dict__:
-            self._session_cache = ready(self._opened(get_sessions().threads))
+            self._session_cache = ready(self._opened(get_sessions().threads, loops=False))
         return self._session_cache
 
     _session = property(_get_session)
@@ -100,7 +102,7 @@ class SessionStore(SessionBase):
     async def _aget_session(self, no_load: bool = False) -> Session:
         self.accessed = True
         if "_session_cache" not in self.__dict__:
-            self._session_cache = await self._opened(get_sessions().loops)
+            self._session_cache = await self._opened(get_sessions().loops, loops=True)
         return self._session_cache
 
     def clear(self) -> None:
@@ -117,11 +119,11 @@ class SessionStore(SessionBase):
 
     def load(self) -> Session:
         """Read the session anew."""
-        return ready(self._opened(get_sessions().threads))
+        return ready(self._opened(get_sessions().threads, loops=False))
 
     async def aload(self) -> Session:
         """As `load`."""
-        return await self._opened(get_sessions().loops)
+        return await self._opened(get_sessions().loops, loops=True)
 
     def exists(self, session_key: str | None) -> bool:
         """Whether a key leads to a live session."""
@@ -191,9 +193,14 @@ class SessionStore(SessionBase):
 
     # One body for threads and for loops.
 
-    async def _opened(self, core: Lifecycle) -> Session:
-        value = self.session_key
-        session = await core.open(value.encode("utf-8", "replace") if value else None, self._who)
+    async def _opened(self, core: Lifecycle, *, loops: bool) -> Session:
+        value = (self.session_key or "").encode("utf-8", "replace")
+        session = await core.open(value or None, self._who)
+        sessions = get_sessions()
+        if sessions.adopt and value:
+            header = b"%s=%s" % (sessions.cookie.name.encode(), value)
+            session = await old_cookies(sessions, loops=loops).moved_in(session, [header])
+            self._modified = self._modified or session._life.adopted is not None
         if _is_over(session):
             session = await core.open(None, self._who)
         life = session._life
@@ -305,7 +312,9 @@ class Config(AppConfig):
     label = "samesession"
 
     def ready(self) -> None:
-        """Nothing but the checks, which are registered already."""
+        """Stop a server whose requests would have no session, or two; commands run the checks."""
+        if settings.SESSION_ENGINE == ENGINE:
+            check_middleware()
 
 
 complete(SessionStore)

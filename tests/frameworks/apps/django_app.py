@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import django
@@ -18,7 +19,12 @@ settings.configure(
     MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware"],
     SESSION_ENGINE="samesession.web.django",
     SESSION_COOKIE_NAME="session",
-    SAMESESSION={"url": os.environ["SAMESESSION_URL"], "keys": [os.environ["SAMESESSION_KEYS"]]},
+    SAMESESSION={
+        "url": os.environ["SAMESESSION_URL"],
+        "keys": [os.environ["SAMESESSION_KEYS"]],
+        "idle": timedelta(seconds=float(os.environ.get("SAMESESSION_IDLE", "1800s")[:-1])),
+        "lifetime": timedelta(hours=12),
+    },
     DATA_UPLOAD_MAX_MEMORY_SIZE=10_000_000,
     LOGGING={
         "version": 1,
