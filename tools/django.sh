@@ -11,7 +11,7 @@ pip=("$folder/venv/bin/python" -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" download --no-deps --no-binary :all: --dest "$folder" "django==$django"
 tar --extract --gzip --file "$folder"/*.tar.gz --directory "$folder"
 "$folder/venv/bin/python" -m pytest -n 0 -q -p no:cacheprovider \
-  tests/frameworks/test_django.py tests/frameworks/test_django_adopt.py
+  tests/frameworks/test_django_adopt.py tests/frameworks/test_django.py
 "$folder/venv/bin/python" -m pytest -n 0 -q -p no:cacheprovider \
   tests/frameworks/test_behaviour.py -k django
 "$folder/venv/bin/python" tools/django_sessions.py "$folder"/[Dd]jango-"$django" 2> "$folder/log" || {

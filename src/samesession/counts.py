@@ -9,7 +9,7 @@ NAMES = {
     "created": "records made",
     "adopted": "sessions taken over from another library",
     "pickled": "records of another library that hold a pickle, which nobody opened",
-    "not_adopted": "sessions of another library that were unreadable, too large or no plain data",
+    "not_adopted": "sessions of another library that were unreadable, too large or too many",
     "committed": "commits that changed a key",
     "touched": "idle deadlines moved without another change",
     "moved": "logins and rotations",

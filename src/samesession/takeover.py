@@ -19,6 +19,7 @@ from samesession.errors import (
     SessionTooLargeError,
     StoreCorruptError,
     StoreUnavailableError,
+    TooManySessionsError,
     ValueNotStorableError,
 )
 from samesession.lifecycle import Lifecycle
@@ -175,7 +176,11 @@ class _Move:
         now = core._clock()
         life.principal = _principal(contents.get(login_keys[0]) if login_keys else None)
         origin = core._origin(life, now)
-        _, record = await core._create(origin, sets, now, floor=0, id_=self.id)
+        try:
+            _, record = await core._create(origin, sets, now, floor=0, id_=self.id)
+        except TooManySessionsError:  # a stranger, who is told when signing in
+            core._counts.add("not_adopted")
+            return None
         if record is None:  # another request of the same page was first
             return await self._load(self._key)
         core._counts.add("adopted")

@@ -206,6 +206,24 @@ async def test_an_old_store_that_is_down_is_503_and_nobody_is_a_stranger(
     await switched.ask("/logout", ours(answer.cookies))
 
 
+async def test_one_session_too_many_means_a_stranger(old_engine: Engine) -> None:
+    old = OLD_SITES["starsessions"]
+    sessions = Sessions.from_url(
+        "memory://",
+        cookie=Cookie(secure=False, name="ours"),
+        adopt=[StarsessionsRedis(old_engine.url)],
+        principal_key="user",
+        max_sessions=1,
+        on_limit="reject",
+    )
+    async with old.switched(sessions) as ask:
+        for number, seen in enumerate((DATA, {})):
+            cookie, _ = await old.written(old_engine.url, DATA)
+            assert (await ask("/read", cookie)).body == seen
+            assert sessions.counts["not_adopted"] == number
+    await sessions.close()
+
+
 @pytest.mark.parametrize("kind", ["fernet", "nacl"])
 async def test_aiohttps_encrypted_cookies_move_in(kind: str) -> None:
     key = b"0123456789abcdef0123456789abcdef"

@@ -23,7 +23,17 @@ ENGINE = "samesession.web.django"
 LOGIN_KEYS = ("_auth_user_id", "_auth_user_backend", "_auth_user_hash")
 """What `django.contrib.auth.login` sets; the first is who."""
 
-_TAKEN = {"url", "keys", "idle", "lifetime", "max_size", "max_sessions", "on_limit", "carrier", "adopt"}
+_TAKEN = {
+    "url",
+    "keys",
+    "idle",
+    "lifetime",
+    "max_size",
+    "max_sessions",
+    "on_limit",
+    "carrier",
+    "adopt",
+}
 _MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
 _DEFAULT_AGE_S = 14 * 24 * 3600
 
