@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import redis
 import redis.asyncio as redis_asyncio
 from redis.asyncio import Connection as LoopConnection
 from redis.backoff import NoBackoff
@@ -30,6 +29,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from samesession.errors import StoreCorruptError, StoreUnavailableError
+from samesession.stores.redis_direct import LOOP, THREAD
 from samesession.stores.redis_target import Node, Target, address
 
 log = logging.getLogger("samesession")
@@ -59,21 +59,10 @@ PUSHED = object()
 # All reads are tracked; what this very connection changes is not told, since it knows.
 _TRACK = ("CLIENT", "TRACKING", "ON", "NOLOOP")
 
-_LOOP = {
-    "tcp": redis_asyncio.Connection,
-    "tls": redis_asyncio.SSLConnection,
-    "unix": redis_asyncio.UnixDomainSocketConnection,
-}
-_THREAD = {
-    "tcp": redis.Connection,
-    "tls": redis.SSLConnection,
-    "unix": redis.UnixDomainSocketConnection,
-}
-
 
 def loop_connection(target: Target, node: Node, *, sentinel: bool = False) -> LoopConnection:
     """A connection without time-outs of its own: the wire keeps the deadline."""
-    return _LOOP[target.kind](  # type: ignore[no-any-return]
+    return LOOP[target.kind](  # type: ignore[no-any-return]
         **_options(target, node, sentinel=sentinel),
         socket_timeout=None,
         retry=redis_asyncio.retry.Retry(NoBackoff(), 0),
@@ -82,7 +71,7 @@ def loop_connection(target: Target, node: Node, *, sentinel: bool = False) -> Lo
 
 def thread_connection(target: Target, node: Node, *, sentinel: bool = False) -> ThreadConnection:
     """A blocking connection that connects at its first use."""
-    return _THREAD[target.kind](  # type: ignore[no-any-return]
+    return THREAD[target.kind](  # type: ignore[no-any-return]
         **_options(target, node, sentinel=sentinel),
         socket_timeout=target.deadline_s,
         retry=Retry(NoBackoff(), 0),
