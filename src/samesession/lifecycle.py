@@ -7,7 +7,7 @@ no event loop: they are passed in, so a test can run every interleaving of two r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
+from samesession._bridge import ready
 from samesession.counts import Counts
 from samesession.errors import (
     NotSavedError,
@@ -27,6 +28,7 @@ from samesession.errors import (
     ValueNotStorableError,
 )
 from samesession.record import (
+    BEYOND,
     MARK_MS,
     TOKEN_BYTES,
     Absent,
@@ -46,7 +48,7 @@ from samesession.record import (
     alone,
     made,
 )
-from samesession.session import Changes, Client, Life, Session, builds_on
+from samesession.session import Changes, Client, Done, Life, Session, builds_on
 from samesession.settings import Limits, Quota
 from samesession.store import Store, end_with_successors
 from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
@@ -125,6 +127,7 @@ class Lifecycle:
         """See `Sessions.open`; ``kind`` is how a framework calls it."""
         now = self._clock()
         life = Life(now, self._size_limit, client)
+        life.core = self
         _request.set(life)
         if self._login_keys:
             life.login_keys = self._login_keys
@@ -160,6 +163,45 @@ class Lifecycle:
         if len(life.base) != len(life.saved):
             self._counts.add("corrupt", len(life.saved) - len(life.base))
         return session
+
+    def fresh(self, session: Session) -> Awaitable[None]:
+        """See `Session.fresh`."""
+        life = session._life
+        renewing = self._renew(session, life, life.failure, failed=life.failed)
+        if not self.store.suspends:
+            ready(renewing)
+            return Done()
+        # Whoever forgets to await is told: by this error at the next use, and by 503 at the end.
+        life.failure, life.failed = RetryableError("write: await session.fresh()"), True
+        session._used = False
+        return renewing
+
+    async def _renew(
+        self, session: Session, life: Life, failure: RetryableError | None, *, failed: bool
+    ) -> None:
+        life.failure, life.failed = None, False
+        if life.token is None or life.leaving is not None:  # nothing is stored that it could miss
+            life.failure, life.failed = failure, failed
+            session.mark_accessed()
+            return
+        now = self._clock()
+        found: Record | Mark | None = None
+        try:
+            found = await self.store.load(life.token.key, at_least=BEYOND)
+        except StoreUnavailableError as unavailable:
+            self._counts.add("unavailable")
+            life.failure, life.failed = unavailable, True
+            raise
+        except StoreCorruptError:
+            self._counts.add("corrupt")
+        session.mark_accessed()
+        record = found if isinstance(found, Record) and self._is_ours(found) else None
+        if record is not None and not self._is_live(record, now):
+            record = None
+        if record is not None:
+            self._note_difference(life, (life.record or life.token).version, record)
+        life.quiet = isinstance(found, Mark) and now - found.at_ms < MARK_MS
+        session.renew(record)
 
     def _is_live(self, found: Record, now: int) -> bool:
         if found.idle_until_ms <= now or found.origin.absolute_ms <= now:

@@ -69,6 +69,10 @@ class Version(Struct, frozen=True, array_like=True, gc=False):
     tag: bytes
 
 
+BEYOND = Version(1 << 32, b"")
+"""Above the number of every commit: no copy covers it, so the authority is asked."""
+
+
 class Commit(Struct, frozen=True, array_like=True, gc=False):
     """One commit that a record remembers."""
 

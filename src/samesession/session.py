@@ -8,9 +8,9 @@ their bytes. So a change inside a list is noticed, and a C library's change too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from msgspec import Struct
 
@@ -41,6 +41,7 @@ PRINCIPAL_BYTES = 256
 _MISSING = object()
 _COMMITTED = object()  # stands for a value that a commit has replaced; only its bytes are known
 _NOTHING: dict[str, Any] = {}  # shared, never written: a commit replaces it
+_ANEW = object()  # stands for a value that can change in place: each session decodes its own
 _DECODED = "decoded"  # where a record's `__dict__` keeps its contents
 _EARLIER = "earlier"  # and, until these are asked for, those of the record that it came from
 
@@ -63,6 +64,22 @@ class Changes(Struct, frozen=True):
         return bool(self.sets or self.removes)
 
 
+class Core(Protocol):
+    """Who opened a session, and can ask its store again."""
+
+    def fresh(self, session: Session) -> Awaitable[None]:
+        """See `Session.fresh`."""
+        ...
+
+
+class Done:
+    """What can be awaited, and need not be."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        """Have nothing to wait for."""
+        yield from ()
+
+
 class Life:
     """What a session knows beside its contents; the lifecycle and the adapters read it.
 
@@ -70,6 +87,7 @@ class Life:
         arrived_ms: when the request came.
         size_limit: bytes of all keys and encoded values.
         client: who asks; called when a signed-in record is made.
+        core: who opened it.
         token: the valid cookie that came, if one did.
         record: as loaded or last committed; None while the session is new.
         seen: the highest version number that the browser has seen.
@@ -106,7 +124,7 @@ class Life:
         *("leaving", "carries", "started", "failure", "failed", "told", "ending_token", "cookie"),
         *("saved", "base", "fresh", "packed", "atoms", "raws", "room", "login_keys", "followed"),
         *("by_header", "adopted", "persistent", "keep_empty", "typed", "refused"),
-        "catches_up",
+        *("catches_up", "core"),
     )
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
@@ -114,6 +132,7 @@ class Life:
         self.arrived_ms = arrived_ms
         self.size_limit = size_limit
         self.client = client
+        self.core: Core | None = None
         self.token: Token | None = None
         self.record: Record | None = None
         self.seen = 0
@@ -250,6 +269,19 @@ class Session(dict[str, Any]):
         life.typed = {**life.typed, key: (instance, typed.plain(instance))}
         self._lent = True
         return instance
+
+    def fresh(self) -> Awaitable[None]:
+        """Load the session again past every copy, for what must not miss the last 250 ms.
+
+        Write ``await session.fresh()`` on an event loop; in a thread ``session.fresh()`` is enough.
+        What was changed here and is not committed yet stays on top. A session that was ended
+        meanwhile is anonymous and empty from here on. Without a near cache it asks as well.
+
+        Raises:
+            StoreUnavailableError: the store does not answer; the answer will be 503.
+        """
+        core = self._life.core
+        return Done() if core is None else core.fresh(self)
 
     def mark_accessed(self) -> None:
         """Note that the answer depends on the session (``Vary: Cookie``); every method does."""
@@ -410,6 +442,18 @@ class Session(dict[str, Any]):
         if record is not None:
             self._fill(life, record)
 
+    def renew(self, record: Record | None) -> None:
+        """Take the contents of a record that was loaded again, and own changes on top."""
+        changes = self.changes()
+        mine = {key: dict.__getitem__(self, key) for key in changes.sets}
+        self._life.record, typed_ = record, self._life.typed
+        self.restore()
+        dict.update(self, mine)
+        for key in changes.removes:
+            dict.pop(self, key, None)
+        self._life.typed = typed_  # their holders still may change them
+        self._written = self._lent = bool(changes or typed_)
+
     def _compared(self) -> Changes:
         life = self._life
         saved = life.saved
@@ -535,9 +579,10 @@ class _Decoded(Struct):
     """What a record's values say, kept with the record.
 
     Attributes:
-        contents: every value that can be read; not to be changed.
-        changeable: keys of those that can change in place.
-        packed: the same values encoded, to decode them for each session anew; empty: none.
+        contents: every value that can be read; not to be changed. Of those that can change in
+            place only the keys: decoded they take up to 65 times their bytes.
+        changeable: these keys.
+        packed: their values encoded, to decode them for each session anew; empty: none.
         weight: bytes of all keys and encoded values, once somebody has asked.
     """
 
@@ -562,6 +607,7 @@ def _decoded(record: Record) -> _Decoded:
 def _read(contents: dict[str, Any], values: Mapping[str, bytes]) -> _Decoded:
     changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
     packed = joined([values[key] for key in changeable]) if changeable else b""
+    contents.update(dict.fromkeys(changeable, _ANEW))
     return _Decoded(contents, changeable, packed)
 
 

@@ -25,11 +25,12 @@ from samesession.record import Key, Record
 LEASE_MS = 250
 """How long a copy is served without news; the end of a signed-in session waits for it (S16)."""
 
-FIXED_COST, COST_PER_KEY, COST_PER_BYTE = 1700, 220, 3
+FIXED_COST, COST_PER_KEY, COST_PER_BYTE = 1700, 220, 6
 """Bytes that a copy takes in memory, beside its encoded values what was decoded from them.
 
 Measured with tracemalloc (Python 3.11), with and without decoded contents: 1.3 to 1.6 KB a record,
-75 B and 50 B a key, and text once encoded and once as str. `tests/test_near_memory.py` holds it.
+75 B and 50 B a key, and text once in UTF-8 and once as str, which takes four bytes a character as
+soon as one of them is wide, and its UTF-8 again once it was encoded (tests/test_near_memory.py).
 """
 
 ERAS_KEPT = 8

@@ -56,6 +56,14 @@ class SessionStore(SessionBase):
         """As `Session.as_`."""
         return self._get_session().as_(kind)
 
+    def fresh(self) -> None:
+        """See `Session.fresh`."""
+        self._get_session().fresh()
+
+    async def afresh(self) -> None:
+        """See `Session.fresh`."""
+        await (await self._aget_session()).fresh()
+
     def login(self, principal: str) -> None:
         """As `Session.login`; `django.contrib.auth.login` needs no such call."""
         self._session.login(principal)
