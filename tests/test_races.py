@@ -48,6 +48,7 @@ class Stepping:
     """A layer that waits for its turn before every call to what it wraps: a store, or a wire."""
 
     suspends = True
+    scattered = False
     lags = False
 
     def __init__(self, wrapped: Any) -> None:

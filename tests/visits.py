@@ -8,12 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 from samesession import Cookie, Session, Sessions
+from samesession.counts import Count, uncounted
 from samesession.errors import StoreCorruptError, StoreUnavailableError
 from samesession.record import Delta, Record
 from samesession.settings import Limits, Url
 from samesession.store import Store
 from samesession.stores.memory import MemoryStore
-from samesession.strategies import SCHEMES, Count, Strategy, uncounted
+from samesession.strategies import SCHEMES, Strategy
 from samesession.token import Token
 
 KEY = b"the key of every server in these tests"

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
+from typing import TypeAlias
+
+Count: TypeAlias = Callable[[str], None]
+"""Counts one of `NAMES`; stores are given it when they are opened."""
+
+
+def uncounted(_name: str) -> None:
+    """For whoever keeps no `Counts`."""
+
 
 NAMES = {
     "created": "records made",
@@ -32,6 +41,7 @@ NAMES = {
     "near": "loads answered from a copy in this process, without asking the store",
     "stale": "copies served while the store did not answer (stale=accept)",
     "repaired": "records that the store had lost a commit of, given back from a copy",
+    "weak": "logins, rotations and ends that no replica had when they were answered",
     "repeated": "commands sent again after a connection broke",
 }
 

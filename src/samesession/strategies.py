@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any, Literal, cast, get_args
 
 from samesession.adopt import Shelf
+from samesession.counts import Count, uncounted
 from samesession.errors import ConfigError
 from samesession.settings import Url, redacted, size_bytes
 from samesession.store import Store
@@ -18,7 +19,6 @@ from samesession.stores.moving import Moving
 from samesession.stores.near import Feed, NearCache, boot_ms
 
 Affinity = Literal["none", "cookie", "ip"]
-Count = Callable[[str], None]
 Kind = Literal["loop", "threads"]
 
 LEAST_NEAR_BYTES = 1 << 20
@@ -34,8 +34,9 @@ class Scheme:
         extra: what to install when the module's client library is missing.
         affinity: what the balancer must give for sessions to be found.
         many_workers: whether the worker processes of one server share the store.
-        near: has ``near_loop(url, bytes)`` and ``near_threads(url, bytes)``: the store with what
-            tells of changes to it.
+        counts: whether its openers take a `Count`, too.
+        near: has ``near_loop(url, bytes, count)`` and ``near_threads``: the store with what tells
+            of changes to it.
         no_near: why there is none.
     """
 
@@ -44,12 +45,17 @@ class Scheme:
     extra: str = ""
     affinity: Affinity = "none"
     many_workers: bool = True
+    counts: bool = False
     near: str = ""
     no_near: str = "it cannot tell what changed; redis:// and valkey:// can"
 
 
 _REDIS = Scheme(
-    "external", "samesession.stores.redis", extra="redis", near="samesession.stores.redis_near"
+    "external",
+    "samesession.stores.redis",
+    extra="redis",
+    counts=True,
+    near="samesession.stores.redis_near",
 )
 _REDIS_CLUSTER = replace(
     _REDIS, near="", no_near="each of its nodes would have to tell; redis+sentinel:// can"
@@ -97,10 +103,6 @@ class Near:
 
     limit_bytes: int
     accept_stale: bool
-
-
-def uncounted(_name: str) -> None:
-    """For whoever keeps no `Counts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +160,13 @@ class Strategy:
 
     def _opened(self, kind: Kind, count: Count) -> Store:
         if self.near is None:
-            store: Store = self._opener(self.row.module, f"open_{kind}")(self.url)
+            opener = self._opener(self.row.module, f"open_{kind}")
+            store: Store = opener(self.url, count) if self.row.counts else opener(self.url)
         else:
             opener = self._opener(self.row.near, f"near_{kind}")
-            authority, feed = cast("tuple[Store, Feed]", opener(self.url, self.near.limit_bytes))
+            authority, feed = cast(
+                "tuple[Store, Feed]", opener(self.url, self.near.limit_bytes, count)
+            )
             store = NearCache(
                 authority,
                 feed,

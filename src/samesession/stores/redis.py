@@ -1,8 +1,11 @@
 """``redis://`` and ``valkey://``: a hash a session, one command to load it, one script to commit.
 
-URL: ``redis://[user:password@]host[:6379][/db]``, ``rediss://`` for TLS, ``redis+unix:///path``.
-Parameters: ``deadline=250ms`` for each step, ``prefix=samesession`` of every key, ``pool=50``
-connections (threads), ``ca=FILE`` (TLS), ``db=N`` (unix sockets).
+URL: ``redis://[user:password@]host[:6379][/db]``, ``rediss://`` for TLS, ``redis+unix:///path``,
+``redis+sentinel://host1,host2,host3/name[/db]``, ``redis+cluster://host1,host2``; ``valkey`` alike.
+Parameters: ``deadline=250ms`` for each step, ``wait=500ms`` for a replica to have a login, a
+rotation or an end, ``prefix=samesession`` of every key, ``pool=50`` connections to a server
+(threads), ``ca``, ``cert``, ``key`` (files, TLS), ``db=N`` (unix sockets), ``sentinel_user``,
+``sentinel_password``.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from samesession.counts import Count, uncounted
 from samesession.errors import StoreCorruptError
 from samesession.quota import MAKING_MS
 from samesession.record import (
@@ -104,6 +108,8 @@ class RedisStore:
         """See `Store`."""
         name = self._session + delta.key
         command = ("EVALSHA", _COMMIT_SHA, 1, name, *_arguments(delta))
+        if _is_durable(delta):
+            return await self._seen(delta.key, _outcome(await self._durably(command)))
         return _outcome(await self._tracked.call(*command))
 
     async def repair(self, record: Record, lost_after: Commit) -> bool:
@@ -121,7 +127,7 @@ class RedisStore:
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""
-        return _standing(key, _pairs(await self._wire.call(*self._ending(key, ending))), ending)
+        return _standing(key, _pairs(await self._durably(self._ending(key, ending))), ending)
 
     async def admit(
         self,
@@ -135,11 +141,11 @@ class RedisStore:
         """See `Store`: one sorted set a principal, scored by absolute deadline, pruned by it."""
         index, now = self._principal + principal, self._clock_ms()
         if quota is None:
-            await self._wire.call("EVALSHA", _ADMIT_SHA, 1, index, key, until_ms, now)
+            await self._enter("EVALSHA", _ADMIT_SHA, 1, index, key, until_ms, now)
             return ()
         within: list[str | int] = [key, until_ms, now, quota.most, int(quota.evicts)]
         within += [replaces or "", now + MAKING_MS]
-        call = self._wire.call
+        call = self._enter
         reply = await call("EVALSHA", _ADMIT_WITHIN_SHA, 1, index, *within, 0)
         if reply[0] == lua.ASKED:  # full, it seems: the index says too much
             over = await self._over(reply[1::2], reply[2::2], now)
@@ -178,7 +184,7 @@ class RedisStore:
         members = [key for key in listed if key != keep and key not in gone]
         known = {*members, keep, None}
         for keys in _batches(members):
-            replies = await self._wire.many([self._ending(key, ending) for key in keys])
+            replies = await self._wire.durable([self._ending(key, ending) for key in keys])
             for key, reply in zip(keys, replies, strict=True):
                 fields = _pairs(reply)
                 mark = _standing(key, fields, ending)
@@ -196,6 +202,25 @@ class RedisStore:
         await self._wire.close()
         if self._tracked is not self._wire:
             await self._tracked.close()
+
+    async def _enter(self, *command: str | bytes | int) -> Reply:
+        """Write to an index; on one server what follows waits for a replica, and so for this."""
+        return await (self._durably(command) if self._wire.scattered else self._wire.call(*command))
+
+    async def _durably(self, command: Command) -> Reply:
+        (reply,) = await self._wire.durable([command])
+        if isinstance(reply, StoreCorruptError):
+            raise reply
+        return reply
+
+    async def _seen(self, key: Key, outcome: Outcome) -> Outcome:
+        """What was made on another connection is read on the tracked one, so that it tells."""
+        if self._tracked is self._wire or not isinstance(outcome, Applied):
+            return outcome
+        found = await self.load(key)
+        if isinstance(found, Record):
+            return Applied(found.commits, found.seen_ms, found.idle_until_ms, found)
+        return Absent() if found is None else Ended(found)
 
     async def _members(self, principal: str) -> tuple[list[Key], set[Key]]:
         """Who stands in the index, and who of them was displaced and may not be over yet."""
@@ -222,7 +247,7 @@ class RedisStore:
         # One that was never made never will be: the end leaves its mark.
         ending = Ending(Reason.EXPIRED, now, b"")
         for batch in _batches(over):
-            await self._wire.many([self._ending(key, ending) for key in batch])
+            await self._wire.durable([self._ending(key, ending) for key in batch])
         return over
 
     async def _displace(self, index: str, gone: Collection[Key]) -> None:
@@ -236,6 +261,14 @@ class RedisStore:
         mark = _pack((ending.reason, ending.at_ms, ending.token, ending.successor))
         moved = int(ending.reason.moved)
         return "EVALSHA", _END_SHA, 1, self._session + key, mark, ending.at_ms, moved, MARK_MS
+
+
+def _is_durable(delta: Delta) -> bool:
+    """Whether a delta makes a signed-in record, or a rotation's, which is as old as the first."""
+    origin = delta.origin
+    return origin is not None and (
+        origin.principal is not None or origin.created_ms != delta.now_ms
+    )
 
 
 def _arguments(delta: Delta) -> list[str | bytes | int]:
@@ -375,14 +408,14 @@ def clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def open_loop(url: Url) -> Store:
+def open_loop(url: Url, count: Count = uncounted) -> Store:
     """Open for event loops."""
-    return RedisStore(LoopWire(*wiring(url)), prefix_of(url), clock_ms)
+    return RedisStore(LoopWire(*wiring(url), count=count), prefix_of(url), clock_ms)
 
 
-def open_threads(url: Url) -> Store:
+def open_threads(url: Url, count: Count = uncounted) -> Store:
     """Open for threads."""
-    return RedisStore(ThreadWire(*wiring(url)), prefix_of(url), clock_ms)
+    return RedisStore(ThreadWire(*wiring(url), count=count), prefix_of(url), clock_ms)
 
 
 def prefix_of(url: Url) -> str:

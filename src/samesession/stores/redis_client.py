@@ -30,7 +30,7 @@ from redis.retry import Retry
 
 from samesession.errors import StoreCorruptError, StoreUnavailableError
 from samesession.stores.redis_direct import LOOP, THREAD
-from samesession.stores.redis_target import Node, Target, address
+from samesession.stores.redis_target import Node, Target
 
 log = logging.getLogger("samesession")
 
@@ -134,15 +134,13 @@ def elsewhere(error: Exception) -> bool:
     )
 
 
-def translated(error: Exception, node: Node) -> Exception:
+def translated(error: Exception, called: str) -> Exception:
     """redis-py's errors in our words: whose fault it was decides the class."""
     if isinstance(error, ResponseError) and "WRONGTYPE " in str(error):
-        return StoreCorruptError(
-            f"{address(node)} holds something under a session's key that is none"
-        )
+        return StoreCorruptError(f"{called} holds something under a session's key that is none")
     if isinstance(error, AskError):
         error = ResponseError("one node of a cluster; write redis+cluster://")
     if isinstance(error, ResponseError) and not isinstance(error, BusyLoadingError):
         # No access, out of memory, read-only replica: a wrong set-up, told in the log too.
-        log.error("%s refused a command: %s", address(node), error)
-    return StoreUnavailableError(f"{address(node)}: {error}")
+        log.error("%s refused a command: %s", called, error)
+    return StoreUnavailableError(f"{called}: {error}")

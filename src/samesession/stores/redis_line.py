@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from samesession.counts import Count
 from samesession.errors import StoreUnavailableError
 from samesession.store import CircuitBreaker
 from samesession.stores.redis_client import (
@@ -24,7 +25,8 @@ from samesession.stores.redis_client import (
     track_loop,
     translated,
 )
-from samesession.stores.redis_target import Node, Target, address
+from samesession.stores.redis_replicas import Replicas
+from samesession.stores.redis_target import Node, Target
 from samesession.stores.redis_topology import replicas_in
 from samesession.stores.redis_wire import Command, Reply, Tracker
 
@@ -32,13 +34,21 @@ from samesession.stores.redis_wire import Command, Reply, Tracker
 class Sent:
     """One command on its way."""
 
-    __slots__ = ("again", "answer", "asking", "command", "hops", "until")
+    __slots__ = ("again", "answer", "asking", "command", "durable", "hops", "until")
 
-    def __init__(self, command: Command, answer: asyncio.Future[Reply], until: float) -> None:
+    def __init__(
+        self,
+        command: Command,
+        answer: asyncio.Future[Reply],
+        until: float,
+        *,
+        durable: bool = False,
+    ) -> None:
         """Begin."""
         self.command = command
         self.answer = answer
         self.until = until
+        self.durable = durable
         self.again = False  # whether a connection has broken under it
         self.asking = False  # whether the server must be told that another one sent us
         self.hops = 0
@@ -79,6 +89,7 @@ class Line:
         """
         self._loop = loop
         self._node = node
+        self._called = target.called(node)
         self._target = target
         self._scripts = scripts
         self._home = home
@@ -97,14 +108,14 @@ class Line:
             self._queue(sent)
         else:
             sent.answer.set_exception(
-                StoreUnavailableError(f"{address(self._node)} did not answer a moment ago")
+                StoreUnavailableError(f"{self._called} did not answer a moment ago")
             )
 
     async def close(self) -> None:
         """Break off."""
         for sent in (*self._waiting, *self._outbox):
             if not sent.answer.done():
-                sent.answer.set_exception(StoreUnavailableError(f"{address(self._node)}: closed"))
+                sent.answer.set_exception(StoreUnavailableError(f"{self._called}: closed"))
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
@@ -128,12 +139,15 @@ class Line:
         connected = False
         broke: Exception = BrokenError("closed")
         try:
-            await connection.connect()
-            await self._greet(connection)
-            if self._tracker is not None:
-                await self._track(connection, self._tracker)
+            async with asyncio.timeout(self._target.deadline_s):
+                await connection.connect()
+                await self._greet(connection)
+                if self._tracker is not None:
+                    await self._track(connection, self._tracker)
             connected = True
             await self._talk(connection)
+        except TimeoutError:
+            broke = BrokenError("it does not answer")
         except (RedisError, OSError) as error:
             broke = error
         finally:
@@ -166,7 +180,7 @@ class Line:
         try:
             await track_loop(connection, tracker.changed)
         except ResponseError as error:  # then it is never told anything, and trusts no copy
-            translated(error, self._node)
+            translated(error, self._called)
         else:
             tracker.listening()
 
@@ -224,7 +238,7 @@ class Line:
         elif self._home is not None and elsewhere(reply):
             self._home.elsewhere(sent, self._node, reply)
         else:
-            sent.answer.set_exception(translated(reply, self._node))
+            sent.answer.set_exception(translated(reply, self._called))
 
     def _aside(self, *command: str, until: float) -> Sent:
         """A command of our own, whose answer nobody waits for."""
@@ -248,7 +262,7 @@ class Line:
             self._breaker.failed()
         for sent in on_the_way:
             if sent not in again:
-                sent.answer.set_exception(translated(error, self._node))
+                sent.answer.set_exception(translated(error, self._called))
         for sent in again:
             sent.again = True
             if self._home is None:
@@ -269,7 +283,7 @@ class Line:
                 late = True
                 sent.answer.set_exception(
                     StoreUnavailableError(
-                        f"{address(self._node)} did not answer within {self._target.deadline_s:g} s"
+                        f"{self._called} did not answer within {self._target.deadline_s:g} s"
                     )
                 )
             else:
@@ -280,3 +294,83 @@ class Line:
                 self._running.cancel()
         if earliest < math.inf:
             self._timer = self._loop.call_at(earliest, self._expire)
+
+    def _too_late(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"{self._called} did not answer within {self._target.deadline_s:g} s"
+        )
+
+
+class DurableLine(Line):
+    """A line that answers when a replica has what was written, too, if one is attached.
+
+    ``WAIT`` blocks its connection, and counts what was written on it: so this is one of its own.
+    While one batch is waited for, the next one gathers.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        node: Node,
+        target: Target,
+        scripts: Sequence[str],
+        home: Home | None,
+        *,
+        only_primary: bool,
+        count: Count,
+    ) -> None:
+        """See `Line`.
+
+        Args:
+            count: told "weak" for each command that no replica had when it was answered.
+        """
+        super().__init__(loop, node, target, scripts, home, only_primary=only_primary)
+        self._replicas = Replicas(target.wait_s, time.monotonic)
+        self._count = count
+
+    async def _talk(self, connection: LoopConnection) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            batch = self._batch()
+            if not batch:
+                continue
+            self._waiting.extend(batch)
+            try:
+                async with asyncio.timeout(self._target.deadline_s):
+                    replies = await _exchanged(connection, [sent.command for sent in batch])
+            except TimeoutError:
+                # Nobody knows what became of them, so they are not sent again.
+                for sent in batch:
+                    if not sent.answer.done():
+                        sent.answer.set_exception(self._too_late())
+                self._breaker.failed()
+                raise
+            durable = await self._reached_a_replica(connection)
+            self._waiting.clear()
+            self._breaker.succeeded()
+            for sent, reply in zip(batch, replies, strict=True):
+                if sent.durable and not durable and not isinstance(reply, Exception):
+                    self._count("weak")
+                if not sent.answer.done():
+                    self._settle(sent, reply)
+
+    async def _reached_a_replica(self, connection: LoopConnection) -> bool:
+        while (question := self._replicas.question()) is not None:
+            async with asyncio.timeout(self._target.wait_s + self._target.deadline_s):
+                (reply,) = await _exchanged(connection, [question])
+            reached = self._replicas.answered(question, reply)
+            if reached is not None:
+                return reached
+        return False
+
+
+async def _exchanged(connection: LoopConnection, commands: Sequence[Command]) -> list[Reply]:
+    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    replies: list[Reply] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response(timeout=math.inf))
+        except ResponseError as error:
+            replies.append(error)
+    return replies

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
+from samesession.counts import Count, uncounted
 from samesession.errors import StoreUnavailableError
 from samesession.stores.redis_client import (
     AskError,
@@ -18,7 +19,7 @@ from samesession.stores.redis_client import (
     loop_connection,
     translated,
 )
-from samesession.stores.redis_line import Line, Sent
+from samesession.stores.redis_line import DurableLine, Line, Sent
 from samesession.stores.redis_target import Node, Target, address
 from samesession.stores.redis_topology import Map, map_of
 from samesession.stores.redis_wire import Command, Listener, Reply, checked
@@ -39,15 +40,20 @@ class LoopWire:
         self,
         target: Target,
         scripts: Sequence[str],
+        *,
+        count: Count = uncounted,
         listener: Callable[[], Listener] | None = None,
     ) -> None:
         """Connect at the first call.
 
         Args:
+            count: told what is weak.
             listener: makes who is told, in each event loop, what others change.
         """
+        self.scattered = target.topology == "cluster"
         self._target = target
         self._scripts = scripts
+        self._count = count
         self._listener = listener
         self._map = map_of(target)
         self._all: WeakKeyDictionary[asyncio.AbstractEventLoop, Lines] = WeakKeyDictionary()
@@ -62,6 +68,12 @@ class LoopWire:
         """See `Wire`."""
         lines = self.here()
         sent = [lines.send(command) for command in commands]
+        return checked(await asyncio.gather(*sent, return_exceptions=True))
+
+    async def durable(self, commands: Sequence[Command]) -> list[Reply]:
+        """See `Wire`."""
+        lines = self.here()
+        sent = [lines.send(command, durable=True) for command in commands]
         return checked(await asyncio.gather(*sent, return_exceptions=True))
 
     async def call_at(self, node: Node, *command: str | bytes | int) -> Reply:
@@ -93,6 +105,7 @@ class LoopWire:
                     self._target,
                     self._scripts,
                     self._map,
+                    self._count,
                     None if self._listener is None else self._listener(),
                 )
         return self._lines
@@ -107,6 +120,7 @@ class Lines:
         target: Target,
         scripts: Sequence[str],
         map_: Map,
+        count: Count,
         listener: Listener | None,
     ) -> None:
         """Connect to nobody yet."""
@@ -115,16 +129,22 @@ class Lines:
         self._target = target
         self._scripts = scripts
         self._map = map_
+        self._count = count
         self._lines: dict[Node, Line] = {}
+        self._durable_lines: dict[Node, DurableLine] = {}
         self._parked: list[Sent] = []
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -REFRESH_S
         self._trouble = ""
 
-    def send(self, command: Command, node: Node | None = None) -> asyncio.Future[Reply]:
+    def send(
+        self, command: Command, node: Node | None = None, *, durable: bool = False
+    ) -> asyncio.Future[Reply]:
         """Queue a command for this tick's write; the future has its reply or our error."""
         answer: asyncio.Future[Reply] = self._loop.create_future()
-        sent = Sent(command, answer, self._loop.time() + self._target.deadline_s)
+        # One batch may be waited for before this one is, and each waits for a replica.
+        patience_s = self._target.deadline_s + (2 * self._target.wait_s if durable else 0)
+        sent = Sent(command, answer, self._loop.time() + patience_s, durable=durable)
         if node is None:
             self._route(sent)
         else:
@@ -144,7 +164,7 @@ class Lines:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
-        for line in tuple(self._lines.values()):
+        for line in (*self._lines.values(), *self._durable_lines.values()):
             await line.close()
 
     def _route(self, sent: Sent) -> None:
@@ -152,9 +172,12 @@ class Lines:
         if node is None:
             self._park(sent)
         else:
-            self._line(node).send(sent)
+            self._line(node, sent.durable).send(sent)
 
-    def _line(self, node: Node) -> Line:
+    def _line(self, node: Node, durable: bool = False) -> Line:
+        if durable:
+            return self._durable_line(node)
+
         line = self._lines.get(node)
         if line is None:
             line = self._lines[node] = Line(
@@ -168,6 +191,20 @@ class Lines:
             )
         return line
 
+    def _durable_line(self, node: Node) -> DurableLine:
+        line = self._durable_lines.get(node)
+        if line is None:
+            line = self._durable_lines[node] = DurableLine(
+                self._loop,
+                node,
+                self._target,
+                self._scripts,
+                self if self._map.moves else None,
+                only_primary=self._map.by_sentinel,
+                count=self._count,
+            )
+        return line
+
     def lost(self, node: Node) -> None:
         """See `Home`."""
         self._map.lost(node)
@@ -177,7 +214,7 @@ class Lines:
         sent.asking = False
         sent.hops += 1
         if sent.hops > HOPS:
-            sent.answer.set_exception(translated(error, node))
+            sent.answer.set_exception(translated(error, self._target.called(node)))
         elif isinstance(error, AskError):
             there = (error.host or node[0], error.port)
             if isinstance(error, MovedError):
@@ -185,7 +222,7 @@ class Lines:
                 self._ask_somebody()  # one slot moved: so have others
             else:
                 sent.asking = True
-            self._line(there).send(sent)
+            self._line(there, sent.durable).send(sent)
         else:
             self._map.lost(node)
             self._route(sent)

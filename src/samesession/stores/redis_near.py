@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from samesession.counts import Count, uncounted
 from samesession.record import Key
 from samesession.settings import Url
 from samesession.store import Store
@@ -140,18 +141,22 @@ class ThreadFeed:
         time.sleep(ms / 1000)  # noqa: ASYNC251  (a thread's coroutine never suspends)
 
 
-def near_loop(url: Url, limit_bytes: int) -> tuple[Store, Feed]:
+def near_loop(url: Url, limit_bytes: int, count: Count = uncounted) -> tuple[Store, Feed]:
     """Open for event loops: the store, and what tells of changes to it."""
     told, prefix = _told(url, limit_bytes)
-    tracked = LoopWire(*wiring(url), told)
-    return RedisStore(LoopWire(*wiring(url)), prefix, clock_ms, tracked), LoopFeed(tracked)
+    tracked = LoopWire(*wiring(url), listener=told)
+    return RedisStore(LoopWire(*wiring(url), count=count), prefix, clock_ms, tracked), LoopFeed(
+        tracked
+    )
 
 
-def near_threads(url: Url, limit_bytes: int) -> tuple[Store, Feed]:
+def near_threads(url: Url, limit_bytes: int, count: Count = uncounted) -> tuple[Store, Feed]:
     """Open for threads."""
     told, prefix = _told(url, limit_bytes)
     tracked = TrackedThreadWire(*wiring(url), told)
-    return RedisStore(ThreadWire(*wiring(url)), prefix, clock_ms, tracked), ThreadFeed(tracked)
+    return RedisStore(ThreadWire(*wiring(url), count=count), prefix, clock_ms, tracked), ThreadFeed(
+        tracked
+    )
 
 
 def _told(url: Url, limit_bytes: int) -> tuple[Callable[[], Told], str]:

@@ -119,7 +119,7 @@ class TrackedServer(Server):
         try:
             track_thread(connection, self._tracker.changed)
         except ResponseError as error:  # then it is never told anything, and trusts no copy
-            translated(error, self._node)
+            translated(error, self._called)
         else:
             self._tracker.listening()
 

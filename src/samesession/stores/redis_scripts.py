@@ -4,6 +4,9 @@ A session is a hash: ``m`` what is fixed (signed-in records begin with "s", anon
 ``c`` the last commits of 12 bytes each, ``t`` times (seen, idle until, absolute; 8 bytes each),
 ``e`` the mark once it ended, and ``.name`` for each key of the application, so that none of theirs
 can be one of ours. Times come from the caller: Redis' clock orders nothing, its expiry only cleans.
+
+What is sent with ``WAIT`` writes something even when it is a retry that changes nothing: since
+Redis 7.2 a connection that has written nothing waits for nothing.
 """
 
 # Redis forgets a session this long after its end; then a late commit meets "absent".
@@ -129,7 +132,10 @@ END = """
 local key = KEYS[1]
 local have = redis.pcall('HMGET', key, 'e', 't')
 if have['err'] then have = {false, false} end -- no hash: whatever it is, it is ended
-if have[1] then return redis.call('HGETALL', key) end
+if have[1] then
+  redis.call('PEXPIRE', key, ARGV[4])
+  return redis.call('HGETALL', key)
+end
 local alive = '0'
 if have[2] and #have[2] == 24 then
   local seen, until_, absolute = struct.unpack('>I8I8I8', have[2])
@@ -148,7 +154,7 @@ local pruned = redis.pcall('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
 if type(pruned) == 'table' and pruned['err'] then redis.call('DEL', KEYS[1]) end -- no index
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 local left = tonumber(ARGV[2]) - tonumber(ARGV[3]) + 60000
-if redis.call('PTTL', KEYS[1]) < left then redis.call('PEXPIRE', KEYS[1], math.floor(left)) end
+redis.call('PEXPIRE', KEYS[1], math.floor(math.max(left, redis.call('PTTL', KEYS[1]))))
 return 1
 """
 
@@ -202,7 +208,7 @@ redis.call('ZADD', index, absolute, me)
 redis.call('ZADD', index, ARGV[7], '+' .. me)
 if ARGV[6] ~= '' then redis.call('ZADD', index, ARGV[7], ARGV[6] .. '>' .. me) end
 local left = tonumber(absolute) - now + 60000
-if redis.call('PTTL', index) < left then redis.call('PEXPIRE', index, math.floor(left)) end
+redis.call('PEXPIRE', index, math.floor(math.max(left, redis.call('PTTL', index))))
 local gone = {1}
 for name in pairs(displaced) do gone[#gone + 1] = name end
 return gone

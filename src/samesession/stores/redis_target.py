@@ -52,6 +52,10 @@ class Target:
         """How long a server that failed is left alone; another one may take over meanwhile."""
         return 0.5 if self.topology == "single" else 0.2
 
+    def called(self, node: Node) -> str:
+        """What messages call one of the servers."""
+        return self.name if self.topology == "single" else address(node)
+
     @classmethod
     def of(cls, url: Url) -> Target:
         """Read a URL's parts.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from threading import Lock
 
+from samesession.counts import Count, uncounted
 from samesession.errors import StoreUnavailableError
 from samesession.store import CircuitBreaker
 from samesession.stores.redis_client import (
@@ -22,6 +23,7 @@ from samesession.stores.redis_client import (
     translated,
 )
 from samesession.stores.redis_pool import Pool
+from samesession.stores.redis_replicas import Replicas
 from samesession.stores.redis_target import Node, Target, address
 from samesession.stores.redis_topology import map_of, replicas_in
 from samesession.stores.redis_wire import Command, Reply, checked
@@ -38,8 +40,10 @@ class ThreadWire:
 
     suspends = False
 
-    def __init__(self, target: Target, scripts: Sequence[str]) -> None:
-        """Connect at the first call."""
+    def __init__(self, target: Target, scripts: Sequence[str], count: Count = uncounted) -> None:
+        """Connect at the first call; ``count`` is told what is weak."""
+        self.scattered = target.topology == "cluster"
+        self._count = count
         self._target = target
         self._scripts = scripts
         self._map = map_of(target)
@@ -55,14 +59,18 @@ class ThreadWire:
         """See `Wire`."""
         return checked(self._run(commands))
 
+    async def durable(self, commands: Sequence[Command]) -> list[Reply]:
+        """See `Wire`."""
+        return checked(self._run(commands, durable=True))
+
     async def call_at(self, node: Node, *command: str | bytes | int) -> Reply:
         """See `Wire`."""
         until = time.monotonic() + self._target.deadline_s
         try:
             (reply,) = self._server(node).exchange([command], until)
         except RedisError as error:
-            raise translated(error, node) from None
-        return _one([_worded(reply, node)])
+            raise translated(error, self._target.called(node)) from None
+        return _one([self._worded(reply, node)])
 
     async def primaries(self) -> tuple[Node, ...]:
         """See `Wire`."""
@@ -77,7 +85,7 @@ class ThreadWire:
         for server in tuple(self._servers.values()):
             server.close()
 
-    def _run(self, commands: Sequence[Command]) -> list[Reply]:
+    def _run(self, commands: Sequence[Command], *, durable: bool = False) -> list[Reply]:
         """Send each command to its server, and on to another one while they say so."""
         until = time.monotonic() + self._target.deadline_s
         replies: list[Reply] = [None] * len(commands)
@@ -87,18 +95,19 @@ class ThreadWire:
             again: list[int] = []
             for node, places in self._by_server(commands, left, until).items():
                 try:
-                    got = self._server(node).exchange([commands[at] for at in places], until)
+                    asked = [commands[at] for at in places]
+                    got = self._server(node).exchange(asked, until, durable=durable)
                     for at, reply in zip(places, got, strict=True):
                         if hop < HOPS and self._sent_on(reply, node):
                             again.append(at)
                         elif self._map.moves and type(reply) is AskError:
-                            replies[at] = self._asked(commands[at], node, reply, until)
+                            replies[at] = self._asked(commands[at], node, reply, until, durable)
                         else:
-                            replies[at] = _worded(reply, node)
+                            replies[at] = self._worded(reply, node)
                 except RedisError as error:
                     self._map.lost(node)
                     if isinstance(error, SlowError) or broken or not self._map.moves:
-                        raise translated(error, node) from None
+                        raise translated(error, self._target.called(node)) from None
                     broken = True
                     again = [at for at in left if at in places or at in again]
             if not again:
@@ -117,10 +126,18 @@ class ThreadWire:
             self._map.moved(reply.slot_id, (reply.host or node[0], reply.port))
         return True
 
-    def _asked(self, command: Command, node: Node, error: AskError, until: float) -> Reply:
+    def _asked(
+        self, command: Command, node: Node, error: AskError, until: float, durable: bool
+    ) -> Reply:
         """Send a command to where its slot is moving just now."""
         there = (error.host or node[0], error.port)
-        return _worded(self._server(there).exchange([("ASKING",), command], until)[1], there)
+        both = [("ASKING",), command]
+        return self._worded(self._server(there).exchange(both, until, durable=durable)[1], there)
+
+    def _worded(self, reply: Reply, node: Node) -> Reply:
+        if isinstance(reply, Exception):
+            return translated(reply, self._target.called(node))
+        return reply
 
     def _by_server(
         self, commands: Sequence[Command], left: Sequence[int], until: float
@@ -140,7 +157,13 @@ class ThreadWire:
         return server
 
     def _make(self, node: Node) -> Server:
-        return Server(node, self._target, self._scripts, only_primary=self._map.by_sentinel)
+        return Server(
+            node,
+            self._target,
+            self._scripts,
+            only_primary=self._map.by_sentinel,
+            count=self._count,
+        )
 
     # -- asking where things are -------------------------------------------------------------------
 
@@ -190,28 +213,43 @@ class Server:
     """One server: its connections, and whether it answered lately."""
 
     def __init__(
-        self, node: Node, target: Target, scripts: Sequence[str], *, only_primary: bool
+        self,
+        node: Node,
+        target: Target,
+        scripts: Sequence[str],
+        *,
+        only_primary: bool,
+        count: Count = uncounted,
     ) -> None:
-        self._node = node
+        self._count = count
+        self._replicas = Replicas(target.wait_s, time.monotonic)
+        self._called = target.called(node)
         self._target = target
         self._scripts = scripts
         self._only_primary = only_primary
         self._breaker = CircuitBreaker(clock=time.monotonic, open_s=target.probe_s)
         self._pool = Pool(lambda: thread_connection(target, node), target.pool)
 
-    def exchange(self, commands: Sequence[Command], until: float) -> list[Reply]:
+    def exchange(
+        self, commands: Sequence[Command], until: float, *, durable: bool = False
+    ) -> list[Reply]:
         """Send commands in one write; once more when the connection breaks.
 
         Errors that are answers to one command stand in their places.
+
+        Args:
+            commands: all for this server.
+            until: when an answer is late, by `time.monotonic`.
+            durable: whether to wait for a replica then.
         """
         if not self._breaker.allows():
-            raise StoreUnavailableError(f"{address(self._node)} did not answer a moment ago")
+            raise StoreUnavailableError(f"{self._called} did not answer a moment ago")
         try:
-            replies = self._twice(commands, until)
+            replies = self._twice(commands, until, durable=durable)
             if any(isinstance(reply, NoScriptError) for reply in replies):
                 # The server forgot its scripts (SCRIPT FLUSH, a failover): teach it again.
                 self._twice([("SCRIPT", "LOAD", script) for script in self._scripts], until)
-                replies = self._twice(commands, until)
+                replies = self._twice(commands, until, durable=durable)
         except RedisError:
             self._breaker.failed()
             raise
@@ -222,29 +260,36 @@ class Server:
         """Disconnect."""
         self._pool.close()
 
-    def _twice(self, commands: Sequence[Command], until: float) -> list[Reply]:
+    def _twice(
+        self, commands: Sequence[Command], until: float, *, durable: bool = False
+    ) -> list[Reply]:
         try:
-            return self._once(commands, until)
+            return self._once(commands, until, durable=durable)
         except SlowError:
             raise
         except BrokenError:
             # The server was restarted, for one; so other idle connections are broken, too.
-            return self._once(commands, until, afresh=True)
+            return self._once(commands, until, durable=durable, afresh=True)
 
     def _once(
-        self, commands: Sequence[Command], until: float, *, afresh: bool = False
+        self, commands: Sequence[Command], until: float, *, durable: bool, afresh: bool = False
     ) -> list[Reply]:
         connection = self._pool.borrow(until)
         if connection is None:
             # No fault of the server's, so the circuit stays closed.
             raise StoreUnavailableError(
-                f"{address(self._node)}: all {self._target.pool} connections were busy for "
+                f"{self._called}: all {self._target.pool} connections were busy for "
                 f"{self._target.deadline_s:g} s; raise the URL's pool="
             )
         try:
             if afresh:
                 connection.disconnect()
-            return self._exchange_on(connection, commands, until)
+            replies = self._exchange_on(connection, commands, until)
+            if durable and not self._reached_a_replica(connection):
+                for reply in replies:
+                    if not isinstance(reply, Exception):
+                        self._count("weak")
+            return replies
         except BaseException:
             connection.disconnect()  # its next answer would be somebody else's
             raise
@@ -268,6 +313,15 @@ class Server:
             if not isinstance(reply, Exception) and replicas_in(reply) is None:
                 raise BrokenError("a replica, which the sentinels take for the primary")
 
+    def _reached_a_replica(self, connection: ThreadConnection) -> bool:
+        while (question := self._replicas.question()) is not None:
+            until = time.monotonic() + self._target.wait_s + self._target.deadline_s
+            connection.send_command(*question, check_health=False)
+            reached = self._replicas.answered(question, self._read(connection, until))
+            if reached is not None:
+                return reached
+        return False
+
     def _read(self, connection: ThreadConnection, until: float) -> Reply:
         try:
             return connection.read_response(timeout=max(until - time.monotonic(), 0.001))
@@ -280,7 +334,3 @@ def _one(replies: Sequence[Reply]) -> Reply:
     if isinstance(reply, Exception):
         raise reply
     return reply
-
-
-def _worded(reply: Reply, node: Node) -> Reply:
-    return translated(reply, node) if isinstance(reply, Exception) else reply

@@ -21,6 +21,8 @@ class Wire(Protocol):
     """The seam: everything above speaks commands and replies."""
 
     suspends: bool
+    scattered: bool
+    """Whether two keys may be two servers', of which each has its own replicas."""
 
     async def call(self, *command: str | bytes | int) -> Reply:
         """Send one command and return its reply.
@@ -35,6 +37,13 @@ class Wire(Protocol):
         """Send commands in one write and return their replies.
 
         Where `call` would raise a StoreCorruptError, it stands in its reply's place.
+        """
+        ...
+
+    async def durable(self, commands: Sequence[Command]) -> list[Reply]:
+        """`many`, answered when a replica has what they wrote, too, if one is attached.
+
+        What no replica has after the URL parameter ``wait`` is answered all the same, and counted.
         """
         ...
 
