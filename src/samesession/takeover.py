@@ -100,7 +100,8 @@ class TakeOver:
             return None
         life.record, life.seen = record, record.version.number
         life.token = Token(move.id, record.version, record.origin.absolute_ms, record.key)
-        life.cookie = core._cookie(life, record)
+        # Asked once more before it is sent: another request of the page may sign in meanwhile.
+        life.cookie, life.catches_up = core._cookie(life, record), True
         return type(session)(life)
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ from frameworks.old_sites import (
     switched_aiohttp,
     unheard_of,
 )
-from samesession import Cookie, Sessions
+from samesession import Cookie, Session, Sessions
 from samesession.adopt import (
     AiohttpFernetCookie,
     AiohttpNaClCookie,
@@ -31,6 +31,7 @@ from samesession.adopt import (
 from samesession.errors import ConfigError
 from samesession.lab.engines import Engine
 from samesession.lab.engines import start as start_engine
+from samesession.web._adopt import OldCookies
 
 pytestmark = pytest.mark.anyio
 DATA = {"user": "ann", "basket": ["tea"]}
@@ -115,6 +116,24 @@ async def test_an_answer_that_got_lost_is_given_again(switched: Switched) -> Non
     assert again.body.items() >= {"basket": ["tea"], "a": 1}.items()
     assert ours(again.cookies)
     assert switched.sessions.counts["adopted"] == 1
+
+
+async def test_a_late_answer_does_not_replace_the_cookie_of_a_login(switched: Switched) -> None:
+    cookie, _ = await switched.visitor(basket=["tea"])
+    sessions = switched.sessions
+    old = OldCookies(lambda: sessions.old_loops, sessions.adopt, sessions.cookie, ("user",))
+
+    async def opened() -> Session:
+        return await old.moved_in(await sessions.open(None), [cookie.encode()])
+
+    slow, quick = await opened(), await opened()
+    assert slow["basket"] == ["tea"]
+    quick["user"] = "ann"
+    await sessions.finish(quick)
+    await sessions.finish(slow)
+    assert slow._life.cookie is None
+    assert quick._life.cookie
+    await sessions.end_all("ann")
 
 
 async def test_logged_out_it_does_not_come_back(switched: Switched, engine: Engine) -> None:

@@ -51,6 +51,18 @@ async def aread(request: HttpRequest) -> JsonResponse:
     return JsonResponse(dict(await request.session.aitems()))
 
 
+def beside_a_login(request: HttpRequest) -> JsonResponse:
+    """Read, while another request of the same browser rotates the session, as a login does."""
+    data = dict(request.session.items())
+    assert with_cookie(request.COOKIES["sessionid"]).get("/rotate").cookies["sessionid"].value
+    return JsonResponse(data)
+
+
+def rotate(request: HttpRequest) -> HttpResponse:
+    request.session.cycle_key()
+    return HttpResponse()
+
+
 def sign_out(request: HttpRequest) -> HttpResponse:
     request.session.flush()
     return HttpResponse()
@@ -61,6 +73,8 @@ urlpatterns = [
     path("change/<key>", change),
     path("read", read),
     path("aread", aread),
+    path("beside_a_login", beside_a_login),
+    path("rotate", rotate),
     path("sign_out", sign_out),
 ]
 
@@ -157,6 +171,13 @@ async def test_async_views_find_it_too(switched: str) -> None:
     answer = await client.get("/aread")
     assert answer.json()["basket"] == ["tea"]
     assert answer.cookies["sessionid"].value
+
+
+def test_a_late_answer_does_not_replace_the_cookie_of_a_login(switched: str) -> None:
+    slow = with_cookie(visitor(switched))
+    slow_answer = slow.get("/beside_a_login")
+    assert slow_answer.json()["basket"] == ["tea"]
+    assert not slow_answer.cookies
 
 
 def test_logged_out_it_does_not_come_back(switched: str, engine: Engine) -> None:

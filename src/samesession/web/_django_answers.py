@@ -82,6 +82,9 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
     try:
         if session is not None and session._life.failed and session._life.failure is not None:
             raise session._life.failure  # also where the view made something else of it
+        if session is not None and session._life.catches_up:
+            ready(get_sessions().threads._ask_once_more(session._life))
+            store._modified = session._life.cookie is not None
         varied = response.get("Vary")
         response = _process_response(self, request, response)
         _touch(store)
