@@ -29,6 +29,7 @@ settings.configure(
             "NAME": "file:sessions?mode=memory&cache=shared",
         }
     },
+    LOGOUT_REDIRECT_URL="/me/",
     SESSION_ENGINE="samesession.web.django",
     SAMESESSION={"url": "memory://"},
     PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],

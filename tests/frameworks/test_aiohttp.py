@@ -84,6 +84,40 @@ async def test_new_session_at_the_login(sessions: Sessions) -> None:
         assert (gone["data"], gone["new"], gone["empty"]) == ({}, True, True)
 
 
+async def test_the_page_of_the_demonstrations(sessions: Sessions) -> None:
+    """aiohttp-session's demo/: a login with a message that is shown once, behind a redirect."""
+
+    async def login(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        name = str((await request.post())["name"])
+        session["flash"] = f"Welcome, {name}"
+        session.login(name)
+        raise web.HTTPSeeOther("/")
+
+    async def index(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        return web.Response(text=f"{session.principal} {session.pop('flash', '')}")
+
+    async def about(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        ages = (0 if session.max_age is None else session.max_age, session.created)
+        with pytest.raises(RuntimeError, match="rotate"):
+            session.set_new_identity("chosen")
+        return web.json_response({"ages": ages, "identity": session.identity})
+
+    app = web.Application()
+    setup(app, sessions)
+    app.add_routes([web.post("/login", login), web.get("/", index), web.get("/about", about)])
+    async with client_of(app) as client:
+        assert (await (await client.get("/about")).json()) == {"ages": [0, 0], "identity": None}
+        answer = await client.post("/login", data={"name": "ann"})
+        assert await answer.text() == "ann Welcome, ann"
+        assert await (await client.get("/")).text() == "ann "
+        ages = (await (await client.get("/about")).json())["ages"]
+        assert 1700 < ages[0] <= 1800
+        assert ages[1] > 1_700_000_000
+
+
 async def test_a_request_that_asks_for_no_session_loads_none(sessions: Sessions) -> None:
     async def fill(request: web.Request) -> web.Response:
         (await get_session(request))["a"] = 1

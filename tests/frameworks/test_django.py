@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -20,10 +21,11 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.core import management
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import Client, RequestFactory, override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
-from django.urls import path
+from django.urls import include, path
+from django.utils import timezone
 
 from samesession import testing
 from samesession.errors import ConfigError
@@ -98,6 +100,28 @@ def message(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
+def old_style_login(request: HttpRequest) -> HttpResponse:
+    request.session["member_id"] = 7
+    return HttpResponse("You're logged in.")
+
+
+def old_style_logout(request: HttpRequest) -> HttpResponse:
+    with contextlib.suppress(KeyError):
+        del request.session["member_id"]
+    return HttpResponse("You're logged out.")
+
+
+def ages(request: HttpRequest) -> JsonResponse:
+    session = request.session
+    if "until" in request.GET:
+        session.set_expiry(timezone.now() + timedelta(days=3, minutes=1))
+    elif "default" in request.GET:
+        session.set_expiry(None)
+    days = (session.get_expiry_date() - timezone.now()).days
+    closes = session.get_expire_at_browser_close()
+    return JsonResponse([session.get_expiry_age() // 86400, days, closes], safe=False)
+
+
 def shown(request: HttpRequest) -> HttpResponse:
     return HttpResponse(" ".join(str(one) for one in messages.get_messages(request)))
 
@@ -107,8 +131,10 @@ urlpatterns = [
     for view in (
         *(post_comment, set_cookie, test_cookie, nested, nest, expiring),
         *(sign_in, asign_in, sign_out, me, message, shown),
+        *(old_style_login, old_style_logout, ages),
     )
 ]
+urlpatterns.append(path("accounts/", include("django.contrib.auth.urls")))
 test_cookie.__test__ = False  # type: ignore[attr-defined]  (a view, not a test)
 
 
@@ -239,6 +265,45 @@ async def test_the_async_methods() -> None:
     await SessionStore.aclear_expired()
 
 
+def test_a_login_that_the_application_marks_itself(client: Client) -> None:
+    assert client.get("/old_style_logout/").content == b"You're logged out."
+    client.get("/old_style_login/")
+    assert client.session["member_id"] == 7
+    client.get("/old_style_logout/")
+    assert "member_id" not in client.session
+
+
+def test_the_ages_that_the_page_names(client: Client) -> None:
+    client.get("/post_comment/")
+    assert client.get("/ages/").json() == [14, 13, False]
+    assert client.get("/ages/?until").json() == [3, 3, False]
+    assert client.get("/ages/").json() == [3, 3, False]
+    assert client.get("/ages/?default").json() == [14, 13, False]
+    with override_settings(SESSION_EXPIRE_AT_BROWSER_CLOSE=True):
+        assert client.get("/ages/").json()[2]
+        assert client.get("/old_style_login/").cookies["sessionid"]["max-age"] == ""
+
+
+def test_the_views_of_the_authentication(client: Client) -> None:
+    """A new password signs every other browser out, and rotates this one's session."""
+    other = Client()
+    for browser in (client, other):
+        answer = browser.post("/accounts/login/", {"username": "ann", "password": "secret"})
+        assert answer.status_code == 302
+    before = client.cookies["sessionid"].value
+    words = {"old_password": "secret", "new_password1": "tea-4-two", "new_password2": "tea-4-two"}
+    assert client.post("/accounts/password_change/", words).status_code == 302
+    assert client.cookies["sessionid"].value != before
+    assert not SessionStore().exists(before)
+    assert client.get("/me/").content.startswith(b"ann")
+    assert not other.get("/me/").content.startswith(b"ann")
+    client.post("/accounts/logout/")
+    assert not client.get("/me/").content.startswith(b"ann")
+    user = User.objects.get(username="ann")
+    user.set_password("secret")
+    user.save()
+
+
 def test_messages_in_the_session(client: Client) -> None:
     client.get("/message/")
     assert client.get("/shown/").content == b"saved"
@@ -332,6 +397,14 @@ def test_a_list_of_middleware_without_sessions_or_with_two_is_refused() -> None:
             with pytest.raises(management.base.SystemCheckError, match="E002"):
                 management.call_command("check")
     apps.get_app_config("samesession").ready()
+
+
+def test_who_counts_on_sliding_sessions_is_told_of_the_lifetime() -> None:
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+        assert [said.id for said in check_settings()] == ["samesession.W002"]
+        long = {"url": "memory://", "lifetime": timedelta(days=90)}
+        with override_settings(SAMESESSION=long):
+            assert check_settings() == []
 
 
 def test_a_serializer_that_nobody_asks_is_told() -> None:

@@ -243,6 +243,70 @@ def test_an_administrator_ends_a_session_of_flask_login(guarded: Flask, sessions
     assert client.get("/me").status_code == 401
 
 
+def test_remember_me_and_strong_protection(guarded: Flask, sessions: Sessions) -> None:
+    guarded.extensions.get("login_manager", guarded.login_manager).session_protection = "strong"  # type: ignore[attr-defined]
+
+    @guarded.get("/remember/<name>")
+    def remember(name: str) -> str:
+        login_user(User(name), remember=True)
+        return "ok"
+
+    client = guarded.test_client()
+    client.get("/remember/ann", headers={"User-Agent": "hers"})
+    assert client.get("/me", headers={"User-Agent": "hers"}).text == "ann"
+    client.delete_cookie("session")
+    assert client.get("/me", headers={"User-Agent": "hers"}).text == "ann", "she is remembered"
+    assert len(sessions.blocking.held_by("ann")) == 2, "and has a session of her own again"
+    client.delete_cookie("remember_token")
+    assert client.get("/me", headers={"User-Agent": "another's"}).status_code == 401
+    assert len(sessions.blocking.held_by("ann")) == 1, "whose browser changed is signed out"
+
+
+def test_the_tutorials_login() -> None:
+    """The blog of Flask's tutorial: it clears the session and sets ``user_id`` by itself."""
+    cookie = Cookie(secure=False)
+    sessions = Sessions.from_url("memory://", cookie=cookie, principal_key="user_id")
+    app = Flask(__name__)
+    app.testing = True
+    init_app(app, sessions)
+
+    @app.before_request
+    def load_logged_in_user() -> None:
+        flask.g.user = session.get("user_id")
+
+    @app.post("/auth/login")
+    def login() -> Any:
+        session.clear()
+        session["user_id"] = int(flask.request.form["id"])
+        return flask.redirect("/")
+
+    @app.get("/auth/logout")
+    def logout() -> Any:
+        session.clear()
+        return flask.redirect("/")
+
+    @app.get("/")
+    def index() -> str:
+        return str(flask.g.user)
+
+    with app.test_client() as client:
+        with client.session_transaction() as before:
+            before["basket"] = ["tea"]
+        anonymous = cookie_of(client)
+        client.post("/auth/login", data={"id": "7"})
+        assert session["user_id"] == 7
+        assert client.get("/").text == "7"
+        assert flask.g.user == 7
+        assert cookie_of(client) != anonymous
+        assert len(sessions.blocking.held_by("7")) == 1
+        thief = app.test_client()
+        thief.set_cookie("session", cookie_of(client))
+        client.get("/auth/logout")
+        assert "user_id" not in session
+        assert (client.get("/").text, thief.get("/").text) == ("None", "None")
+        assert sessions.blocking.held_by("7") == []
+
+
 # -- settings --------------------------------------------------------------------------------------
 
 

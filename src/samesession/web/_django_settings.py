@@ -149,6 +149,16 @@ def check_settings(**_given: object) -> list[checks.CheckMessage]:
                 id="samesession.W001",
             )
         )
+    given = getattr(settings, "SAMESESSION", None)
+    if settings.SESSION_SAVE_EVERY_REQUEST and "lifetime" not in (given or {}):
+        found.append(
+            checks.Warning(
+                "SESSION_SAVE_EVERY_REQUEST prolongs no session beyond its lifetime, which is "
+                "SESSION_COOKIE_AGE after it was made; write "
+                '"lifetime": timedelta(days=…) into SAMESESSION',
+                id="samesession.W002",
+            )
+        )
     return found
 
 

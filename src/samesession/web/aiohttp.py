@@ -7,6 +7,7 @@ committed when its response is prepared: before the first byte, also of a stream
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -62,6 +63,23 @@ class AiohttpSession(Session):
     def empty(self) -> bool:
         """Whether it holds nothing."""
         return not len(self)
+
+    @property
+    def max_age(self) -> int | None:
+        """Seconds until it ends if nobody uses it again; None before the first commit.
+
+        `Sessions` decides, for all of them: it cannot be set for one.
+        """
+        ends = self.expires_at
+        return None if ends is None else max(0, round(ends.timestamp() - time.time()))
+
+    def set_new_identity(self, identity: object) -> None:
+        """Refuse: ids are always random ones of ours, so that nobody can plant one.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a session's id is never chosen; for a new one call session.rotate()")
 
     def changed(self) -> None:
         """Nothing to do: nested changes are noticed."""
