@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench import cluster_moves
 from bench.machine import machine, revision, versions
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,8 @@ class Run:
     unknown: int
     commits_ms: list[float]
     logouts_ms: list[float]
+    visible_ms: list[float]
+    not_visible: int
     frames: float
     frame_bytes: float
     owner_bytes: float
@@ -54,20 +57,37 @@ class Run:
 def main(arguments: list[str]) -> int:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(prog="python -m bench cluster", description=__doc__)
-    parser.add_argument("--servers", type=int, nargs="+", default=[3, 5, 8])
+    parser.add_argument("--servers", type=int, nargs="+", default=[3, 5, 8, 12])
     parser.add_argument("--all", type=int, nargs="*", default=[5, 8], help="also with copies=all")
     parser.add_argument("--rate", type=float, default=200, help="writes a second, one writer")
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--logouts", type=int, default=40)
     parser.add_argument("--joining", type=int, default=2000, help="sessions that a joiner takes")
+    parser.add_argument("--visible", type=int, default=200, help="writes looked for elsewhere")
+    parser.add_argument("--takes", type=int, default=100_000, help="sessions of the large join")
+    parser.add_argument("--rounds", type=int, default=3, help="large joins and kills")
+    parser.add_argument("--holds", type=int, default=60_000, help="sessions on twelve servers")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT / "tests"))  # its servers are driven here
-    runs = []
+    runs: list[Run] = []
+    facts = _facts(arguments)
+
+    def write(*moves: Any) -> None:
+        moved = cluster_moves.page(*(*moves, None, None, None)[:3])
+        options.out.write_text(page(runs, facts, options) + "\n".join([*moved, ""]))
+
     for number, copies in [(n, "3") for n in options.servers] + [(n, "all") for n in options.all]:
         print(f"{number} servers, copies={copies} …", file=sys.stderr, flush=True)
         runs.append(measured(number, copies, options))
-        options.out.write_text(page(runs, _facts(arguments), options))  # it takes minutes
+        write()  # it takes minutes
+    if options.rounds:
+        print("joins, deaths, memory …", file=sys.stderr, flush=True)
+        joins = cluster_moves.join(options.takes, options.rounds)
+        write(joins)
+        deaths = cluster_moves.death(options.rounds + 2)
+        write(joins, deaths)
+        write(joins, deaths, cluster_moves.memory(12, options.holds))
     print(options.out.read_text())
     return 0
 
@@ -113,11 +133,12 @@ def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
         writer.tell("writing", keys=names, seconds=options.seconds, rate=options.rate)
         writes = writer.hear(options.seconds * 10 + 60)["writes"]
         writing.stop()
+        seen = _visible_ms(hosts, names, options.visible)
         owners = (number if copies == "all" else min(3, number)) - 1
         done = [1000 * took_s for _, took_s, applied, _, _ in writes if applied]
         idle_cpu_s = idle.cpu_s / idle.took_s
 
-        return Run(
+        measured_ = Run(
             servers=number,
             copies=copies,
             rate=len(writes) / writing.took_s,
@@ -125,6 +146,8 @@ def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
             unknown=len(writes) - len(done),
             commits_ms=sorted(done),
             logouts_ms=sorted(_logouts_ms(writer, options.logouts)),
+            visible_ms=sorted(seen),
+            not_visible=options.visible - len(seen),
             frames=writing.sent("frames", REQUESTS) / len(writes),
             frame_bytes=writing.sent("bytes", REQUESTS) / len(writes),
             owner_bytes=writing.sent("bytes", ("told",)) / len(writes) / owners,
@@ -133,9 +156,11 @@ def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
             reads=3 * KEYS * rounds,
             cpu_ms=1000 * (writing.cpu_s - idle_cpu_s * writing.took_s) / len(writes),
             idle_cpu=100 * idle_cpu_s / number,
-            rss_mb=sum(_own_mb(host.agent) for host in hosts) / number,
+            rss_mb=sum(own_mb(host.agent) for host in hosts) / number,
             join_s=_rejoin_s(hosts, options.joining),
         )
+        cluster_moves.killed(hosts)
+        return measured_
 
 
 REQUESTS = ("told", "asked", "replied")
@@ -149,13 +174,13 @@ class Meter:
         """Begin."""
         self._hosts = hosts
         self._before = [_sent(host) for host in hosts]
-        self._cpu_s = _cpu(hosts)
+        self._cpu_s = cpu_s(hosts)
         self._began = time.monotonic()
 
     def stop(self) -> None:
         """End."""
         self.took_s = time.monotonic() - self._began
-        self.cpu_s = _cpu(self._hosts) - self._cpu_s
+        self.cpu_s = cpu_s(self._hosts) - self._cpu_s
         self._after = [_sent(host) for host in self._hosts]
 
     def sent(self, what: str, kinds: tuple[str, ...]) -> int:
@@ -172,6 +197,18 @@ def _logouts_ms(host: Any, number: int) -> list[float]:
         name = secrets.token_hex(16)
         host.patiently("create", key=name, principal="ann", a="x")
         took.append(1000 * host.patiently("end", key=name)["s"])
+    return took
+
+
+def _visible_ms(hosts: list[Any], names: list[str], number: int) -> list[float]:
+    """How long another server's worker takes to show a write, asked with the new cookie at once."""
+    took = []
+    for count in range(number):
+        name, other = names[count % len(names)], hosts[1 + count % (len(hosts) - 1)]
+        put = hosts[0]("put", key=name, n=f"seen {count}")
+        shown = other("load", key=name, number=put["number"], tag=put["tag"])
+        if shown["is"] == "record" and shown["values"]["n"] == f"seen {count}":
+            took.append(1000 * shown["s"])
     return took
 
 
@@ -194,7 +231,7 @@ def _sent(host: Any) -> dict[str, dict[str, int]]:
     return {row["sent"]: row for row in host.status()["sent"]}
 
 
-def _cpu(hosts: list[Any]) -> float:
+def cpu_s(hosts: list[Any]) -> float:
     """CPU seconds of all agents."""
     return sum(_ticks(host.agent) for host in hosts) * TICK_S
 
@@ -204,7 +241,7 @@ def _ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def _own_mb(pid: int) -> float:
+def own_mb(pid: int) -> float:
     """Memory without what it shares, as the map."""
     _, pages, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
     return (pages - shared) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -231,14 +268,17 @@ def page(runs: list[Run], facts: tuple[tuple[str, str], ...], options: argparse.
             f"{run.frame_bytes:.0f} | {run.owner_bytes:.0f} | {run.cpu_ms:.2f} |"
         )
     head = (
-        "| servers | copies | logout p50 / p99 ms | frames for unchanged reads | idle bytes/s a "
+        "| servers | copies | logout p50 / p99 ms | visible elsewhere p50 / p99 ms | frames for "
+        "unchanged reads | idle bytes/s a "
         "server | idle CPU a server | own memory of an agent | rejoin after kill -9, s |"
     )
-    lines += ["", head, "|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    lines += ["", head, "|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for run in runs:
         lines.append(
             f"| {run.servers} | {run.copies} | {_at(run.logouts_ms, 50):.2f} / "
-            f"{_at(run.logouts_ms, 99):.1f} | {run.read_frames} for {run.reads} | "
+            f"{_at(run.logouts_ms, 99):.1f} | {_at(run.visible_ms, 50):.2f} / "
+            f"{_at(run.visible_ms, 99):.1f} ({run.not_visible} of {options.visible} not) | "
+            f"{run.read_frames} for {run.reads} | "
             f"{run.idle_bytes_s:.0f} | {run.idle_cpu:.1f} % | {run.rss_mb:.0f} MB | "
             f"{run.join_s:.2f} |"
         )

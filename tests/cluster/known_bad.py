@@ -112,12 +112,12 @@ def revives_by_writing(settings: Settings, shelf: DictShelf) -> Replica:
     commit = replica._desk._commit
 
     def upserting(
-        self: Any, shard: int, role: Any, delta: Delta, done: Any, asker: str | None
+        self: Any, shard: int, role: Any, delta: Delta, done: Any, asker: str | None, **how: bool
     ) -> None:
         stored = self._state.held(delta.key)
         if stored is not None and stored.mark is not None and delta.key in last:
             self._state.hold(shard, last[delta.key])
-        commit(shard, role, delta, done, asker)
+        commit(shard, role, delta, done, asker, **how)
         item = self._state.held(delta.key)
         if item is not None and item.record is not None:
             last[delta.key] = item
@@ -209,7 +209,7 @@ BUILDS: dict[str, tuple[Build, str, str]] = {
     "ignores the lease": (ignores_the_lease, "ends", SHOWS),
     "leaves no mark": (leaves_no_mark, "calm", SHOWS),
     "obeys fenced authorities": (obeys_fenced_authorities, "link", WROTE),
-    "serves before comparing": (serves_before_comparing, "faults", WROTE),
+    "serves before comparing": (serves_before_comparing, "link", WROTE),
     "revives by writing": (revives_by_writing, "ends", SHOWS),
     "signs out only what it sees": (signs_out_only_what_it_sees, "ends", SHOWS),
     "believes what it does not keep": (believes_what_it_does_not_keep, "faults", WROTE),

@@ -124,6 +124,36 @@ def test_a_commit_costs_as_many_messages_whatever_the_number_of_servers(size: in
     assert sizes["Committed"] <= 200 * (3 - puts)  # whatever the size of the session
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_an_authority_that_was_paused_calls_nothing_lost_that_its_successor_was_told(
+    size: int,
+) -> None:
+    """Its lease still runs when it wakes, and it has not heard of the other one (seed 17179)."""
+    world, key = cluster(size), key_of("x")
+    paused = authority_of(world, key)
+    other = other_than(world, paused)
+    outcome(world, WorkerStore(other).commit(created(world, key)))
+    world.run(world.now + 20)
+    paused.pause(2300, workers=False)
+    woken_at = world.now + 2300
+    world.after(2000, lambda: world.paused_for_long(paused.name))
+    world.run(world.now + 1800)
+    world.cut = {
+        (host.name, paused.name) for host in world.hosts.values()
+    }  # and nothing reaches it
+    world.run(world.now + 300)
+    applied = outcome(world, WorkerStore(other).commit(changed(world, key, b=b"2")), 150)
+    assert isinstance(applied, Applied)
+    world.run(woken_at - 1)
+    world.after(2, world.cut.clear)
+    seen = applied.commits[-1].version
+    found = outcome(world, WorkerStore(paused).load(key, at_least=seen))
+    assert isinstance(found, Record)
+    assert found.values["b"] == b"2"
+    assert paused.agent is not None
+    assert paused.agent.counts["confirmed"] == 1
+
+
 def test_all_to_all_costs_more_with_every_server() -> None:
     world, key = cluster(8, copies=EVERYBODY), key_of("x")
     store = WorkerStore(authority_of(world, key))

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samesession.cluster.copies import Change, Item, Stamp
+from samesession.cluster.placement import shard_of
 from samesession.cluster.replica import Now, Replica, Reply, Settings, Tell
 from samesession.cluster.shelf import DictShelf
 from samesession.cluster.transport import ALL
 from samesession.cluster.wire import (
     LARGEST,
     PROTOCOL,
+    Ack,
     Beat,
     Claim,
     Codec,
@@ -220,6 +222,29 @@ def test_shards_that_do_not_exist_are_refused() -> None:
     made.asked(now, 1, CODEC.dumps(Listing(9000, (0,))))
     assert 9000 not in shelf.shards()
     assert KEY not in shelf.copies
+
+
+def test_a_full_map_takes_over_no_record_and_says_so_by_saying_nothing() -> None:
+    made, shelf = replica()
+    now = Now(2000, 10**9)
+    shard = shard_of(KEY, 8)
+    mark = Item(Key("e" * 32), Stamp(1, 1), 10**12, None, Mark(Reason.LOGOUT, 1, b"12345678"), None)
+    shelf.crammed = True
+    said = made.heard(now, CODEC.dumps(Fill(1, shard, 1 << 60, (ITEM,))))
+    assert KEY not in shelf.copies
+    assert not any(map(acknowledges, said))
+    ended = Fill(2, shard_of(mark.key, 8), 1 << 61, (mark,))
+    assert any(map(acknowledges, made.heard(now, CODEC.dumps(ended))))
+    assert mark.key in shelf.copies  # what ended is kept whatever happens
+    shelf.crammed = False
+    assert any(map(acknowledges, made.heard(now, CODEC.dumps(Fill(3, shard, 1 << 62, (ITEM,))))))
+    assert KEY in shelf.copies
+    assert made.counts["no_room"] == 1
+
+
+def acknowledges(output: object) -> bool:
+    frame = Codec("s2", 1).loads(output.frame) if isinstance(output, Tell) else None
+    return isinstance(frame, Frame) and isinstance(frame.message, Ack)
 
 
 def test_items_that_are_none_are_counted_and_not_kept() -> None:

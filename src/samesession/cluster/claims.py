@@ -11,6 +11,8 @@
 5. A server is *level* in a shard when it has all that the authority had at some moment since it
    last doubted: only then its workers answer from it.
 6. The same comparison is made every ``round_ms``, when a server appears, and when one doubts.
+7. An authority that was paused, and does not know yet that another one took over, would call lost
+   what that one was told. So it asks the other owners once more before it says so (`confirm`).
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ class Role:
     """A shard that this server claims or serves.
 
     Attributes:
+        doubted: what waits for the other owners to say that they still obey.
         base: the latest epoch that this one follows upon.
         waiting: who has not answered yet, or whose copies are not merged yet.
         knew: the last known owners, and in which epoch, unless this server is sure.
@@ -87,8 +90,18 @@ class Role:
     waiting: set[str]
     serving: bool = False
     sides: dict[str, Side] = field(default_factory=dict)
+    doubted: list[_Doubt] = field(default_factory=list)
     handed_ms: int = -1_000_000
     claimed_ms: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Doubt:
+    """Told True once everybody answered a claim after ``since``, False if one does not obey."""
+
+    since: int
+    waiting: set[str]
+    told: Callable[[bool], None]
 
 
 @dataclass(slots=True)
@@ -191,6 +204,23 @@ class Claims:
                 self._state.tell(server, sent)
         return carried
 
+    def confirm(self, shard: int, role: Role, told: Callable[[bool], None]) -> None:
+        """Ask the other owners whether this server still is the authority."""
+        doubt = _Doubt(self._number, set(self.following(shard)), told)
+        role.doubted.append(doubt)
+        for name in doubt.waiting:
+            self._offer(name, shard)
+        self._confirmed(role, "")
+
+    def _confirmed(self, role: Role, server: str, number: int | None = None) -> None:
+        """A server obeys, as it said in answer to a claim, or is there no more."""
+        for doubt in [*role.doubted]:
+            if number is None or number > doubt.since:
+                doubt.waiting.discard(server)
+            if not doubt.waiting:
+                role.doubted.remove(doubt)
+                doubt.told(True)
+
     # -- claiming ----------------------------------------------------------------------------------
 
     def look(self) -> None:
@@ -244,6 +274,7 @@ class Claims:
             for name in [n for n in role.sides if n not in here]:
                 del role.sides[name]
                 gone.add(name)
+                self._confirmed(role, name)
         for name in sorted(gone):
             self.followers.forget_server(name)
         for number in [n for n, asked in self._asked.items() if asked.server not in here]:
@@ -360,6 +391,8 @@ class Claims:
             self.followers.forget_shard(shard)
             self._look.add(shard)
             self._lost(shard)
+            for doubt in role.doubted:
+                doubt.told(False)
 
     def learn(self, fence: Fence) -> None:
         """Somebody is a shard's authority, or was."""
@@ -426,6 +459,8 @@ class Claims:
             role, offer = self.roles.get(holding.shard), asked.offers.get(holding.shard)
             if role is not None and offer is not None and role.epoch == holding.epoch:
                 self._compared(sender, claimed.era, role, offer, holding)
+                if self.roles.get(holding.shard) is role:
+                    self._confirmed(role, sender, claimed.number)
 
     def _compared(self, sender: str, era: int, role: Role, offer: Offer, holding: Holding) -> None:
         shard = holding.shard

@@ -8,7 +8,8 @@
    an owner and one copy is wanted, it is that copy: the answer carries what it is to keep first.
 3. The end of a record that had a principal, or went on in a login, is answered when it is known
    everywhere, as is every end of a record that is not there.
-4. An authority without a lease, or fenced, answers nothing: the asker looks further.
+4. An authority without a lease, or fenced, answers nothing: the asker looks further. What would
+   contradict the asker's cookie it says only when the other owners still obey it.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ from samesession.cluster.wire import (
     Unavailable,
 )
 from samesession.record import (
+    Absent,
     Delta,
     Ending,
     Key,
+    Lost,
     Mark,
     Outcome,
     Reason,
@@ -111,7 +114,7 @@ class Desk:
             return
         match asked:
             case Load():
-                self._load(shard, asked, done)
+                self._load(shard, role, asked, done)
             case CommitDelta():
                 self._commit(shard, role, asked.delta, done, asker)
             case End():
@@ -138,16 +141,45 @@ class Desk:
 
     # -- one record --------------------------------------------------------------------------------
 
-    def _load(self, shard: int, asked: Load, done: Do) -> None:
-        item = self._state.held(asked.key)
+    def _load(
+        self, shard: int, role: Role, asked: Load, done: Do, *, confirmed: bool = False
+    ) -> None:
+        item, seen = self._state.held(asked.key), asked.at_least
+        known = item is not None and (
+            item.record is None or seen is None or item.record.covers(seen)
+        )
+        if not known and not confirmed:
+            self._if_obeyed(
+                shard, role, done, lambda: self._load(shard, role, asked, done, confirmed=True)
+            )
+            return
         if item is None:
             done(Loaded(None, None))
             return
         record, mark = item.record, item.mark
         self._when_held(item.key, shard, 1, done, lambda _weak: done(Loaded(record, mark)))
 
+    def _if_obeyed(self, shard: int, role: Role, done: Do, do: Callable[[], None]) -> None:
+        """Do something unless another server has become the authority."""
+
+        def told(obeyed: bool) -> None:
+            if obeyed and self._claims.serving(shard) is role:
+                do()
+            else:
+                done(NotMine(self._state.fence(shard)))
+
+        self._state.counts["confirmed"] += 1
+        self._claims.confirm(shard, role, told)
+
     def _commit(
-        self, shard: int, role: Role, delta: Delta, done: Do, asker: str | None = None
+        self,
+        shard: int,
+        role: Role,
+        delta: Delta,
+        done: Do,
+        asker: str | None = None,
+        *,
+        confirmed: bool = False,
     ) -> None:
         before = self._state.held(delta.key)
         stored = None if before is None else before.value
@@ -165,6 +197,14 @@ class Desk:
                 if carries is not None:
                     done(Committed.of(outcome, carries=carries))
                     return
+            elif isinstance(outcome, Absent | Lost) and not confirmed:
+                self._if_obeyed(
+                    shard,
+                    role,
+                    done,
+                    lambda: self._commit(shard, role, delta, done, asker, confirmed=True),
+                )
+                return
         decided = outcome
 
         def answer(weak: bool) -> None:

@@ -23,8 +23,9 @@ from samesession.errors import StoreUnavailableError
 from samesession.record import Key
 from samesession.stores.lmdb_map import Map, MapError, Transaction
 
-ANONYMOUS, ANYBODY = 0.7, 0.8
-"""Shares of the map up to which new records are made; the rest is for changes and endings."""
+ANONYMOUS, ANYBODY, COPIES = 0.7, 0.8, 0.9
+"""Shares of the map up to which new records are made, and others' are taken over; the rest is for
+changes and endings."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _copy = msgspec.msgpack.Decoder(Copy).decode
@@ -224,6 +225,10 @@ class LmdbShelf:
     def room(self, *, anonymous: bool) -> bool:
         """See `Shelf`."""
         return self._map.used() < (ANONYMOUS if anonymous else ANYBODY)
+
+    def room_for_copies(self) -> bool:
+        """See `Shelf`."""
+        return self._map.used() < COPIES
 
     @property
     def _writing(self) -> Transaction:

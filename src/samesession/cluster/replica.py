@@ -360,7 +360,8 @@ class Replica:
             return False
         self._claims.learn(Fence(shard, message.epoch, sender, boot))
         if isinstance(message, Fill):
-            self._keep(shard, message.items, self._members.skew_of(sender))
+            if not self._keep(shard, message.items, self._members.skew_of(sender)):
+                return False
             state.tell(sender, Ack((message.number,)))
             return True
         fits = self._change(shard, message)
@@ -368,8 +369,10 @@ class Replica:
         state.tell(sender, Ack(number) if fits else Ack((), number))
         return fits
 
-    def _keep(self, shard: int, items: Iterable[Item], ahead_ms: int) -> None:
-        state, kept = self._state, dict[Key, Item]()
+    def _keep(self, shard: int, items: Iterable[Item], ahead_ms: int) -> bool:
+        """Take items in; False if there was no room for all: who sent them will again."""
+        state, kept, all_ = self._state, dict[Key, Item](), True
+        room = state.shelf.room_for_copies()
         for sent in items:
             if not sound(sent):
                 state.counts["unsound"] += 1
@@ -381,11 +384,16 @@ class Replica:
             if item.key in kept:
                 kept[item.key] = healed(kept[item.key], item)
                 continue
+            if copy is None and item.mark is None and not room:
+                state.counts["no_room"] += 1
+                all_ = False
+                continue
             counts = copy is not None and (copy.held or copy.item.mark is not None)
             result = healed(item, copy.item) if copy is not None and counts else item
             if copy is None or not copy.held or result is not copy.item:
                 kept[item.key] = result
         state.hold_all(shard, [*kept.values()])
+        return all_
 
     def _change(self, shard: int, put: Put) -> bool:
         change = put.change

@@ -139,6 +139,10 @@ class Shelf(Protocol):
         """Whether one more new record may be made; there is more room for who signs in."""
         ...
 
+    def room_for_copies(self) -> bool:
+        """Whether a page of items that were not here may be taken over."""
+        ...
+
 
 class DictShelf:
     """A shelf in memory, for the simulator: a crash keeps it or throws it away."""
@@ -152,6 +156,7 @@ class DictShelf:
         self._members: dict[str, dict[Key, None]] = {}
         self._self = Self()
         self.full = False
+        self.crammed = False
 
     def get(self, key: Key) -> Copy | None:
         """See `Shelf`."""
@@ -212,6 +217,10 @@ class DictShelf:
     def room(self, *, anonymous: bool) -> bool:
         """See `Shelf`."""
         return not (self.full and anonymous)
+
+    def room_for_copies(self) -> bool:
+        """See `Shelf`."""
+        return not self.crammed
 
 
 def over_at(item: Item) -> int:
