@@ -14,13 +14,15 @@ import ssl
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from samesession.errors import ConfigError
 from samesession.settings import Url
+
+T = TypeVar("T")
 
 _DIALECTS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mariadb", "sqlite": "sqlite"}
 _LOOPS = {"postgresql": "asyncpg", "mysql": "asyncmy", "mariadb": "asyncmy"}
@@ -156,9 +158,9 @@ class Target:
         class SlowError(psycopg.OperationalError):
             pass
 
-        def within(work: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        def within(work: Generator[Any, Any, Any], more_s: float = 0) -> Generator[Any, Any, Any]:
             """The same work, given up when its time is over."""
-            until = time.monotonic() + deadline_s
+            until = time.monotonic() + deadline_s + more_s
             try:
                 wanted = next(work)
                 while True:
@@ -173,13 +175,15 @@ class Target:
         class Connection(psycopg.Connection[Any]):
             """psycopg waits for ever on a server that is silent, and 2 s to connect to it."""
 
+            more_s = 0.0
+
             @classmethod
             def _connect_gen(cls, *args: Any, **more: Any) -> Any:
                 return within(super()._connect_gen(*args, **more))
 
             def wait(self, gen: Any, interval: float = LOOK_S, timeout: float | None = None) -> Any:
                 try:
-                    return super().wait(within(gen), interval=min(interval, LOOK_S))
+                    return super().wait(within(gen, self.more_s), interval=min(interval, LOOK_S))
                 except SlowError:
                     self.close()  # its next answer would be this one's
                     raise
@@ -199,6 +203,16 @@ class Target:
             )
 
         return connect
+
+
+def patiently(work: Callable[[Connection], T], more_s: float, connection: Connection) -> T:
+    """Do something on a connection of a thread that may take longer (only psycopg's need it)."""
+    driver: Any = connection.connection.driver_connection
+    driver.more_s = more_s
+    try:
+        return work(connection)
+    finally:
+        driver.more_s = 0.0
 
 
 def _authorities(url: Url) -> str | None:

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -25,7 +26,7 @@ from sqlalchemy.sql import Executable
 
 from samesession.errors import StoreUnavailableError
 from samesession.store import CircuitBreaker
-from samesession.stores.sql_drivers import Target
+from samesession.stores.sql_drivers import Target, patiently
 from samesession.stores.sql_table import Statements
 
 log = logging.getLogger("samesession")
@@ -52,8 +53,12 @@ class Wire(Protocol):
         """Return what a SELECT finds."""
         ...
 
-    async def change(self, statement: Executable, **values: Any) -> int:
-        """Run an UPDATE or a DELETE; returns how many rows it met."""
+    async def change(self, statement: Executable, *, more_s: float = 0, **values: Any) -> int:
+        """Run an UPDATE or a DELETE; returns how many rows it met.
+
+        Args:
+            more_s: beyond the deadline, for a statement that has much to do.
+        """
         ...
 
     async def insert(self, statement: Executable, **values: Any) -> bool:
@@ -76,16 +81,20 @@ class Wire(Protocol):
 class _Speaking:
     """The four calls by what one connection does; how it comes to one is the subclass's."""
 
-    async def _run(self, work: Work[T]) -> T:
+    async def _run(self, work: Work[T], more_s: float = 0) -> T:
         raise NotImplementedError
 
     async def rows(self, statement: Executable, **values: Any) -> Sequence[Row]:
         """See `Wire`."""
         return await self._run(lambda connection: connection.execute(statement, values).all())
 
-    async def change(self, statement: Executable, **values: Any) -> int:
+    async def change(self, statement: Executable, *, more_s: float = 0, **values: Any) -> int:
         """See `Wire`."""
-        return await self._run(lambda connection: connection.execute(statement, values).rowcount)
+
+        def work(connection: Connection) -> int:
+            return connection.execute(statement, values).rowcount
+
+        return await self._run(work, more_s)
 
     async def insert(self, statement: Executable, **values: Any) -> bool:
         """See `Wire`."""
@@ -159,7 +168,9 @@ class ThreadWire(_Speaking):
                 self._engine.dispose(close=self._pid == os.getpid())
             self._engine = None
 
-    async def _run(self, work: Work[T]) -> T:
+    async def _run(self, work: Work[T], more_s: float = 0) -> T:
+        if more_s:
+            work = partial(patiently, work, more_s)
         _ask(self._breaker, self._target)
         engine, until = self._opened(), time.monotonic() + self._target.deadline_s
         try:
@@ -203,12 +214,12 @@ class LoopWire(_Speaking):
         if pool is not None:
             await pool.close()
 
-    async def _run(self, work: Work[T]) -> T:
+    async def _run(self, work: Work[T], more_s: float = 0) -> T:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
             pool = self._pools[loop] = _Pool(self._target)
-        return await pool.run(work)
+        return await pool.run(work, more_s)
 
 
 class _Pool:
@@ -220,14 +231,14 @@ class _Pool:
         self._engine: AsyncEngine = target.loop_engine()
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def run(self, work: Work[T]) -> T:
+    async def run(self, work: Work[T], more_s: float = 0) -> T:
         """Run in a task of its own: who asks may be cancelled, a half-read answer may not stay."""
         _ask(self._breaker, self._target)
         held: list[Any] = []
         task = asyncio.get_running_loop().create_task(self._exchange(work, held))
         self._running.add(task)
         task.add_done_callback(self._ended)
-        done, _ = await asyncio.wait([task], timeout=self._target.deadline_s)
+        done, _ = await asyncio.wait([task], timeout=self._target.deadline_s + more_s)
         if not done:
             self._breaker.failed()
             if held:
