@@ -25,7 +25,7 @@ from samesession.settings import Url
 from samesession.store import Store
 from samesession.stores import sql, sql_check
 from samesession.stores.blob import dumps, forget_ms
-from samesession.stores.local import LocalStore, _put
+from samesession.stores.local import LocalStore, _enter, _name
 from samesession.stores.redis import RedisStore, _arguments
 from samesession.stores.sql import SqlStore
 from samesession.stores.sql_drivers import Target
@@ -92,9 +92,10 @@ def _write(store: Store, deltas: list[Delta]) -> None:
         assert delta.origin is not None
         records.append(made(delta, delta.origin))
     if isinstance(store, LocalStore):
-        with store._writing() as txn:
+        with store._map.here.begin(write=True) as txn:
             for record in records:
-                _put(txn, record.key, record, before=None)
+                txn.put(_name(record.key), dumps(record))
+                _enter(txn, record.key, record, before=None)
         return
     assert isinstance(store, SqlStore)
     rows = [

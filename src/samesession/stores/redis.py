@@ -49,12 +49,16 @@ from samesession.stores import redis_scripts as lua
 from samesession.stores.redis_loops import LoopWire
 from samesession.stores.redis_target import Target
 from samesession.stores.redis_threads import ThreadWire
+from samesession.stores.redis_topology import slot_of
 from samesession.stores.redis_wire import Command, Reply, Wire
 
 BATCH = 500
-"""Scripts a pipeline when all sessions of a principal are read or ended."""
+"""Commands a pipeline when all sessions of a principal are read."""
 
-_COMMIT_SHA, _END_SHA, _ADMIT_SHA, _ADMIT_WITHIN_SHA, _REPAIR_SHA = (
+ENDED_AT_ONCE = 1000
+"""Sessions a script when they are ended: others wait 3 ms for it."""
+
+_COMMIT_SHA, _END_SHA, _END_MANY_SHA, _ADMIT_SHA, _ADMIT_WITHIN_SHA, _REPAIR_SHA = (
     sha1(script.encode(), usedforsecurity=False).hexdigest() for script in lua.ALL
 )
 _ENTRY = struct.Struct(">I8s")
@@ -182,20 +186,41 @@ class RedisStore:
         listed, gone = await self._members(principal)
         await self._displace(self._principal + principal, gone)
         members = [key for key in listed if key != keep and key not in gone]
-        known = {*members, keep, None}
-        for keys in _batches(members):
-            replies = await self._wire.durable([self._ending(key, ending) for key in keys])
-            for key, reply in zip(keys, replies, strict=True):
-                fields = _pairs(reply)
-                mark = _standing(key, fields, ending)
-                if mark.token == ending.token:
-                    ended += fields.get(b"alive") == b"1"
-                elif mark.successor is not None and mark.successor not in known:
-                    last = await end_with_successors(self, mark.successor, ending)
-                    ended += last.token == ending.token
+        known = {*listed, keep}
+        mark = _pack((ending.reason, ending.at_ms, ending.token, ending.successor))
+        for keys in _batches(members, ENDED_AT_ONCE):
+            commands: list[Command] = []
+            for names in self._together([self._session + key for key in keys]):
+                script: Command = ("EVALSHA", _END_MANY_SHA, len(names), *names)
+                commands.append((*script, mark, ending.at_ms, MARK_MS))
+            for alive, *found in await self._wire.durable(commands):
+                ended += alive
+                for raw in found:
+                    ended += await self._end_successor(raw, known, ending)
             with suppress(StoreCorruptError):
                 await self._wire.call("ZREM", self._principal + principal, *keys)
         return ended
+
+    async def _end_successor(
+        self, raw: bytes, known: Collection[Key | None], ending: Ending
+    ) -> bool:
+        """End what a session went on as, unless the index named it; whether it was alive."""
+        try:
+            successor = _unmark(raw).successor
+        except StoreCorruptError:
+            return False
+        if successor is None or successor in known:
+            return False
+        return (await end_with_successors(self, successor, ending)).token == ending.token
+
+    def _together(self, names: Sequence[str]) -> Iterable[Sequence[str]]:
+        """Keys that one script may have."""
+        if not self._wire.scattered:
+            return [names]
+        slots: dict[int, list[str]] = {}
+        for name in names:
+            slots.setdefault(slot_of(name), []).append(name)
+        return slots.values()
 
     async def close(self) -> None:
         """See `Store`."""
@@ -399,8 +424,8 @@ def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _batches(keys: Sequence[Key]) -> list[Sequence[Key]]:
-    return [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
+def _batches(keys: Sequence[Key], most: int = BATCH) -> list[Sequence[Key]]:
+    return [keys[at : at + most] for at in range(0, len(keys), most)]
 
 
 def clock_ms() -> int:

@@ -50,8 +50,8 @@ class LoopWire:
             count: told what is weak.
             listener: makes who is told, in each event loop, what others change.
         """
-        self.scattered = target.topology == "cluster"
         self._target = target
+        self.scattered = target.topology == "cluster"
         self._scripts = scripts
         self._count = count
         self._listener = listener

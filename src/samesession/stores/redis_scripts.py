@@ -148,6 +148,30 @@ if alive == '1' and ARGV[3] == '1' then return redis.call('HGETALL', key) end
 return {'e', ARGV[1], 'alive', alive}
 """
 
+# The same for many sessions of one slot, of which none goes on elsewhere.
+# Returns how many were alive, and the marks of those that had ended before.
+# ARGV: mark, now, mark ms
+END_MANY = """
+local alive, found = 0, {0}
+for _, key in ipairs(KEYS) do
+  local have = redis.pcall('HMGET', key, 'e', 't')
+  if have['err'] then have = {false, false} end
+  if have[1] then
+    if have[1] ~= ARGV[1] then found[#found + 1] = have[1] end
+  else
+    if have[2] and #have[2] == 24 then
+      local seen, until_, absolute = struct.unpack('>I8I8I8', have[2])
+      if math.min(until_, absolute) > tonumber(ARGV[2]) then alive = alive + 1 end
+    end
+    redis.call('DEL', key)
+    redis.call('HSET', key, 'e', ARGV[1])
+    redis.call('PEXPIRE', key, ARGV[3])
+  end
+end
+found[1] = alive
+return found
+"""
+
 # ARGV: member, its absolute deadline, now
 ADMIT = """
 local pruned = redis.pcall('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
@@ -239,4 +263,4 @@ return 1
 """
 )
 
-ALL = (COMMIT, END, ADMIT, ADMIT_WITHIN, REPAIR)
+ALL = (COMMIT, END, END_MANY, ADMIT, ADMIT_WITHIN, REPAIR)

@@ -42,9 +42,9 @@ class ThreadWire:
 
     def __init__(self, target: Target, scripts: Sequence[str], count: Count = uncounted) -> None:
         """Connect at the first call; ``count`` is told what is weak."""
-        self.scattered = target.topology == "cluster"
         self._count = count
         self._target = target
+        self.scattered = target.topology == "cluster"
         self._scripts = scripts
         self._map = map_of(target)
         self._servers: dict[Node, Server] = {}

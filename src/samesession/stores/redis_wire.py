@@ -22,7 +22,10 @@ class Wire(Protocol):
 
     suspends: bool
     scattered: bool
-    """Whether two keys may be two servers', of which each has its own replicas."""
+    """Whether two keys may be two servers', of which each has its own replicas.
+
+    Those of one script must then have one slot.
+    """
 
     async def call(self, *command: str | bytes | int) -> Reply:
         """Send one command and return its reply.

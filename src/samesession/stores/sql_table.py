@@ -17,7 +17,6 @@ from sqlalchemy import (
     Insert,
     LargeBinary,
     MetaData,
-    Select,
     SmallInteger,
     String,
     Table,
@@ -113,9 +112,8 @@ class Statements:
         # In pages: a principal may hold more than can be read within a deadline.
         self.held: Executable = _page(table, table.c.data, ended=0)
         self.live: Executable = _page(table, table.c.forget_ms, ended=0)
-        self.marks: Executable = _page(table, table.c.data, ended=1).where(
-            table.c.data != bindparam("raw")
-        )
+        others = table.c.data != bindparam("raw")
+        self.marks: Executable = _page(table, table.c.data, ended=1, also=others)
         # Of a principal, from one key to another; the bytes of the mark are the same for all. Each
         # stays where it is as long as its session would have, which is longer than a mark must.
         owners = table.c.principal == bindparam("owner")
@@ -201,7 +199,7 @@ class Statements:
         return [*texts, str(stamp)]
 
 
-def _page(table: Table, *columns: Any, ended: int) -> Select[Any]:
+def _page(table: Table, *columns: Any, ended: int, also: Any = None) -> Executable:
     """A principal's rows in the order of the index, after a key."""
     return (
         select(table.c.id, *columns)
@@ -209,6 +207,7 @@ def _page(table: Table, *columns: Any, ended: int) -> Select[Any]:
             table.c.principal == bindparam("owner"),
             table.c.ended == ended,
             table.c.id > bindparam("after"),
+            *(() if also is None else (also,)),
         )
         .order_by(table.c.id)
         .limit(bindparam("most"))
