@@ -22,7 +22,7 @@ def sites() -> Iterator[Sites]:
 
 STRATEGIES = ["memory", "sticky", "cluster", "redis", "postgresql"]
 if PROVE:
-    STRATEGIES += ["sqlite", "memcached"]
+    STRATEGIES += ["sqlite", "memcached", "near"]
 
 
 @pytest.fixture(params=STRATEGIES)

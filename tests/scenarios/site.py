@@ -36,6 +36,7 @@ CLUSTER = "cluster://?deadline=2s&size=16MB"  # agents share the machine with ev
 # The others are started here, and get a deadline of 2 s.
 PATIENT = {
     "redis": PATIENT_REDIS,
+    "near": f"{PATIENT_REDIS}&near=16MB",
     "cluster": CLUSTER,
     "sqlite": "sqlite://",
     "postgresql": "postgresql://",

@@ -46,7 +46,8 @@ def test_six_logins_at_once_leave_two_and_four_say_why(
 ) -> None:
     site, way = limited
     told = 0
-    for number in range(ROUNDS):
+    rounds = ROUNDS // 3 if "near=" in site.store_url else ROUNDS  # its ends take a lease each
+    for number in range(rounds):
         ann = f"ann{number}"
         six = [browsers(site) for _ in range(6)]
         six[0].put("basket", "tea")
@@ -82,7 +83,7 @@ def test_six_logins_at_once_leave_two_and_four_say_why(
             browser.close()
     figure(
         f"9 limit 2, {way}, six logins at once over three servers: exactly two live in "
-        f"{ROUNDS} of {ROUNDS} rounds, {told} of {6 * ROUNDS} told why"
+        f"{rounds} of {rounds} rounds, {told} of {6 * rounds} told why"
     )
 
 
