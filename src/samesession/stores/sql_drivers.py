@@ -206,8 +206,10 @@ class Target:
 
 
 def patiently(work: Callable[[Connection], T], more_s: float, connection: Connection) -> T:
-    """Do something on a connection of a thread that may take longer (only psycopg's need it)."""
+    """Do something on a connection of a thread that may take longer."""
     driver: Any = connection.connection.driver_connection
+    if not hasattr(driver, "more_s"):  # SQLite's has no deadline of ours
+        return work(connection)
     driver.more_s = more_s
     try:
         return work(connection)
