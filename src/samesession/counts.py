@@ -41,6 +41,7 @@ NAMES = {
     "near": "loads answered from a copy in this process, without asking the store",
     "stale": "copies served while the store did not answer (stale=accept)",
     "repaired": "records that the store had lost a commit of, given back from a copy",
+    "ended_again": "sessions that a failover or a backup had brought back",
     "weak": "logins, rotations and ends that no replica had when they were answered",
     "repeated": "commands sent again after a connection broke",
 }

@@ -126,13 +126,15 @@ def _exchange(connection: socket.socket, *words: str) -> str:
         if not more:
             raise ConnectionError(f"{words[0]} was answered in part")
         answer += more
-    return answer.decode()
+    return answer.decode("latin-1")
 
 
 def _size(answer: bytes) -> int:
     """How long an answer is at least, by its first line."""
     head, line, _ = answer.partition(b"\r\n")
-    return len(head + line) + int(head[1:]) + 2 if line and head[:1] == b"$" else 0
+    if not line or head[:1] != b"$" or head == b"$-1":
+        return 0
+    return len(head + line) + int(head[1:]) + len(line)
 
 
 def start(

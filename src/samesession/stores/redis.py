@@ -46,6 +46,8 @@ from samesession.record import (
 from samesession.settings import Quota, Url
 from samesession.store import Store, end_with_successors
 from samesession.stores import redis_scripts as lua
+from samesession.stores.near import boot_ms
+from samesession.stores.redis_endings import Endings
 from samesession.stores.redis_loops import LoopWire
 from samesession.stores.redis_target import Target
 from samesession.stores.redis_threads import ThreadWire
@@ -58,7 +60,7 @@ BATCH = 500
 ENDED_AT_ONCE = 1000
 """Sessions a script when they are ended: others wait 3 ms for it."""
 
-_COMMIT_SHA, _END_SHA, _END_MANY_SHA, _ADMIT_SHA, _ADMIT_WITHIN_SHA, _REPAIR_SHA = (
+_COMMIT_SHA, _, _END_MANY_SHA, _ADMIT_SHA, _ADMIT_WITHIN_SHA, _REPAIR_SHA = (
     sha1(script.encode(), usedforsecurity=False).hexdigest() for script in lua.ALL
 )
 _ENTRY = struct.Struct(">I8s")
@@ -90,11 +92,13 @@ class RedisStore:
         wire: Wire,
         prefix: str,
         clock_ms: Callable[[], int],
+        endings: Endings | None = None,
         tracked: Wire | None = None,
     ) -> None:
         """Name the keys; nothing is connected yet.
 
         Args:
+            endings: those that this process has heard of.
             tracked: for loads and commits, where their connection matters (near cache).
         """
         self.suspends = wire.suspends
@@ -103,13 +107,34 @@ class RedisStore:
         self._session = f"{prefix}:s:"
         self._principal = f"{prefix}:p:"
         self._clock_ms = clock_ms
+        if endings is None:
+            endings = Endings(self._session, boot_ms, uncounted)
+        self._endings = endings
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; the primary is asked, so it covers all that exists."""
-        return _stored(key, await self._tracked.call("HGETALL", self._session + key))
+        found = _stored(key, await self._tracked.call("HGETALL", self._session + key))
+        if isinstance(found, Record):
+            return (
+                found
+                if (ending := self._endings.of(key)) is None
+                else await self._again(key, ending)
+            )
+        if found is not None:
+            self._endings.remember(key, found)
+        return found
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
+        ending = self._endings.of(delta.key)
+        if ending is not None:
+            return Ended(await self._again(delta.key, ending))
+        outcome = await self._commit(delta)
+        if isinstance(outcome, Ended) and outcome.mark.token:
+            self._endings.remember(delta.key, outcome.mark)
+        return outcome
+
+    async def _commit(self, delta: Delta) -> Outcome:
         name = self._session + delta.key
         command = ("EVALSHA", _COMMIT_SHA, 1, name, *_arguments(delta))
         if _is_durable(delta):
@@ -131,7 +156,10 @@ class RedisStore:
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""
-        return _standing(key, _pairs(await self._durably(self._ending(key, ending))), ending)
+        command = self._endings.command(key, ending)
+        mark = _standing(key, _pairs(await self._durably(command)), ending)
+        self._endings.remember(key, mark)
+        return mark
 
     async def admit(
         self,
@@ -187,6 +215,7 @@ class RedisStore:
         await self._displace(self._principal + principal, gone)
         members = [key for key in listed if key != keep and key not in gone]
         known = {*listed, keep}
+        ours = Mark(ending.reason, ending.at_ms, ending.token, ending.successor)
         mark = _pack((ending.reason, ending.at_ms, ending.token, ending.successor))
         for keys in _batches(members, ENDED_AT_ONCE):
             commands: list[Command] = []
@@ -197,6 +226,8 @@ class RedisStore:
                 ended += alive
                 for raw in found:
                     ended += await self._end_successor(raw, known, ending)
+            for key in keys:
+                self._endings.remember(key, ours)
             with suppress(StoreCorruptError):
                 await self._wire.call("ZREM", self._principal + principal, *keys)
         return ended
@@ -227,6 +258,13 @@ class RedisStore:
         await self._wire.close()
         if self._tracked is not self._wire:
             await self._tracked.close()
+
+    async def _again(self, key: Key, ending: Ending) -> Mark:
+        """End a record that had ended: a failover or a backup has brought it back."""
+        fields = _pairs(await self._durably(self._endings.command(key, ending)))
+        if fields.get(b"alive") == b"1":
+            self._endings.came_back()
+        return _standing(key, fields, ending)
 
     async def _enter(self, *command: str | bytes | int) -> Reply:
         """Write to an index; on one server what follows waits for a replica, and so for this."""
@@ -272,7 +310,7 @@ class RedisStore:
         # One that was never made never will be: the end leaves its mark.
         ending = Ending(Reason.EXPIRED, now, b"")
         for batch in _batches(over):
-            await self._wire.durable([self._ending(key, ending) for key in batch])
+            await self._wire.durable([self._endings.command(key, ending) for key in batch])
         return over
 
     async def _displace(self, index: str, gone: Collection[Key]) -> None:
@@ -281,11 +319,6 @@ class RedisStore:
             ending = Ending(Reason.DISPLACED, self._clock_ms(), key.encode()[:TOKEN_BYTES])
             await end_with_successors(self, key, ending)
             await self._wire.call("ZREM", index, key, f"+{key}", f"!{key}")
-
-    def _ending(self, key: Key, ending: Ending) -> Command:
-        mark = _pack((ending.reason, ending.at_ms, ending.token, ending.successor))
-        moved = int(ending.reason.moved)
-        return "EVALSHA", _END_SHA, 1, self._session + key, mark, ending.at_ms, moved, MARK_MS
 
 
 def _is_durable(delta: Delta) -> bool:
@@ -435,12 +468,16 @@ def clock_ms() -> int:
 
 def open_loop(url: Url, count: Count = uncounted) -> Store:
     """Open for event loops."""
-    return RedisStore(LoopWire(*wiring(url), count=count), prefix_of(url), clock_ms)
+    target, scripts, endings = wiring(url, count)
+    wire = LoopWire(target, scripts, endings, count=count)
+    return RedisStore(wire, prefix_of(url), clock_ms, endings)
 
 
 def open_threads(url: Url, count: Count = uncounted) -> Store:
     """Open for threads."""
-    return RedisStore(ThreadWire(*wiring(url), count=count), prefix_of(url), clock_ms)
+    target, scripts, endings = wiring(url, count)
+    wire = ThreadWire(target, scripts, endings, count=count)
+    return RedisStore(wire, prefix_of(url), clock_ms, endings)
 
 
 def prefix_of(url: Url) -> str:
@@ -448,6 +485,6 @@ def prefix_of(url: Url) -> str:
     return url.parameters.get("prefix", "samesession")
 
 
-def wiring(url: Url) -> tuple[Target, Sequence[str]]:
-    """Where to, and the scripts that have to be there."""
-    return Target.of(url), lua.ALL
+def wiring(url: Url, count: Count) -> tuple[Target, Sequence[str], Endings]:
+    """Where to, the scripts that have to be there, and the endings that have to be known."""
+    return Target.of(url), lua.ALL, Endings(f"{prefix_of(url)}:s:", boot_ms, count)

@@ -25,10 +25,14 @@ from samesession.stores.redis_client import (
     track_loop,
     translated,
 )
+from samesession.stores.redis_endings import Endings, identity_in
 from samesession.stores.redis_replicas import Replicas
 from samesession.stores.redis_target import Node, Target
 from samesession.stores.redis_topology import replicas_in
 from samesession.stores.redis_wire import Command, Reply, Tracker
+
+REMINDER_S = 30.0
+"""Patience with what no request waits for."""
 
 
 class Sent:
@@ -78,6 +82,7 @@ class Line:
         home: Home | None,
         *,
         only_primary: bool,
+        endings: Endings | None,
         tracker: Tracker | None = None,
     ) -> None:
         """Connect at the first command.
@@ -85,6 +90,7 @@ class Line:
         Args:
             home: who knows other servers; None when there is no other one.
             only_primary: whether to refuse a server that says that it is a replica.
+            endings: what a server is told that may have forgotten it.
             tracker: is told what others change of the keys that are read here.
         """
         self._loop = loop
@@ -94,6 +100,7 @@ class Line:
         self._scripts = scripts
         self._home = home
         self._only_primary = only_primary
+        self._endings = endings
         self._tracker = tracker
         self._breaker = CircuitBreaker(clock=time.monotonic, open_s=target.probe_s)
         self._outbox: list[Sent] = []
@@ -165,16 +172,31 @@ class Line:
             self._broken(BrokenError("closed"), connected=True)
 
     async def _greet(self, connection: LoopConnection) -> None:
-        """Teach the server our scripts, and see that it is the one that we want."""
+        """Teach the server our scripts, see that it is the one that we want, and what it holds."""
         commands: list[Command] = [("SCRIPT", "LOAD", script) for script in self._scripts]
         if self._only_primary:
             commands.append(("ROLE",))
-        await connection.send_packed_command(connection.pack_commands(commands))
-        for command in commands:
-            with contextlib.suppress(ResponseError):  # told when a script is called
-                reply = await connection.read_response()
-                if command[0] == "ROLE" and replicas_in(reply) is None:
-                    raise BrokenError("a replica, which the sentinels take for the primary")
+        if self._endings:
+            commands.append(("INFO", "replication"))
+        # What is refused here is told when a script is called.
+        for (word, *_), reply in zip(commands, await _exchanged(connection, commands), strict=True):
+            if word == "ROLE" and not isinstance(reply, Exception) and replicas_in(reply) is None:
+                raise BrokenError("a replica, which the sentinels take for the primary")
+            if word == "INFO" and self._endings:
+                due = self._endings.due(self._node, identity_in(reply))
+                self._outbox[:0] = [self._reminder(command, self._endings) for command in due]
+                self._wanted.set()
+
+    def _reminder(self, command: Command, endings: Endings) -> Sent:
+        """Tells of an end, before whatever is asked on this connection."""
+
+        def told(answer: asyncio.Future[Reply]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                endings.told(answer.result())
+
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+        answer.add_done_callback(told)
+        return Sent(command, answer, self._loop.time() + REMINDER_S)
 
     async def _track(self, connection: LoopConnection, tracker: Tracker) -> None:
         try:
@@ -317,6 +339,7 @@ class DurableLine(Line):
         home: Home | None,
         *,
         only_primary: bool,
+        endings: Endings | None,
         count: Count,
     ) -> None:
         """See `Line`.
@@ -324,7 +347,9 @@ class DurableLine(Line):
         Args:
             count: told "weak" for each command that no replica had when it was answered.
         """
-        super().__init__(loop, node, target, scripts, home, only_primary=only_primary)
+        super().__init__(
+            loop, node, target, scripts, home, only_primary=only_primary, endings=endings
+        )
         self._replicas = Replicas(target.wait_s, time.monotonic)
         self._count = count
 

@@ -19,6 +19,7 @@ from samesession.stores.redis_client import (
     loop_connection,
     translated,
 )
+from samesession.stores.redis_endings import Endings
 from samesession.stores.redis_line import DurableLine, Line, Sent
 from samesession.stores.redis_target import Node, Target, address
 from samesession.stores.redis_topology import Map, map_of
@@ -40,6 +41,7 @@ class LoopWire:
         self,
         target: Target,
         scripts: Sequence[str],
+        endings: Endings | None = None,
         *,
         count: Count = uncounted,
         listener: Callable[[], Listener] | None = None,
@@ -47,12 +49,14 @@ class LoopWire:
         """Connect at the first call.
 
         Args:
+            endings: what servers are told that may have forgotten it.
             count: told what is weak.
             listener: makes who is told, in each event loop, what others change.
         """
         self._target = target
         self.scattered = target.topology == "cluster"
         self._scripts = scripts
+        self._endings = endings
         self._count = count
         self._listener = listener
         self._map = map_of(target)
@@ -105,6 +109,7 @@ class LoopWire:
                     self._target,
                     self._scripts,
                     self._map,
+                    self._endings,
                     self._count,
                     None if self._listener is None else self._listener(),
                 )
@@ -120,6 +125,7 @@ class Lines:
         target: Target,
         scripts: Sequence[str],
         map_: Map,
+        endings: Endings | None,
         count: Count,
         listener: Listener | None,
     ) -> None:
@@ -129,6 +135,7 @@ class Lines:
         self._target = target
         self._scripts = scripts
         self._map = map_
+        self._endings = endings
         self._count = count
         self._lines: dict[Node, Line] = {}
         self._durable_lines: dict[Node, DurableLine] = {}
@@ -187,6 +194,7 @@ class Lines:
                 self._scripts,
                 self if self._map.moves else None,
                 only_primary=self._map.by_sentinel,
+                endings=self._endings,
                 tracker=None if self.listener is None else self.listener.tracker(),
             )
         return line
@@ -201,6 +209,7 @@ class Lines:
                 self._scripts,
                 self if self._map.moves else None,
                 only_primary=self._map.by_sentinel,
+                endings=self._endings,
                 count=self._count,
             )
         return line

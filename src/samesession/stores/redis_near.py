@@ -143,22 +143,20 @@ class ThreadFeed:
 
 def near_loop(url: Url, limit_bytes: int, count: Count = uncounted) -> tuple[Store, Feed]:
     """Open for event loops: the store, and what tells of changes to it."""
-    told, prefix = _told(url, limit_bytes)
-    tracked = LoopWire(*wiring(url), listener=told)
-    return RedisStore(LoopWire(*wiring(url), count=count), prefix, clock_ms, tracked), LoopFeed(
-        tracked
-    )
+    target, scripts, endings = wiring(url, count)
+    tracked = LoopWire(target, scripts, endings, listener=_told(url, limit_bytes))
+    wire = LoopWire(target, scripts, endings, count=count)
+    return RedisStore(wire, prefix_of(url), clock_ms, endings, tracked), LoopFeed(tracked)
 
 
 def near_threads(url: Url, limit_bytes: int, count: Count = uncounted) -> tuple[Store, Feed]:
     """Open for threads."""
-    told, prefix = _told(url, limit_bytes)
-    tracked = TrackedThreadWire(*wiring(url), told)
-    return RedisStore(ThreadWire(*wiring(url), count=count), prefix, clock_ms, tracked), ThreadFeed(
-        tracked
-    )
+    target, scripts, endings = wiring(url, count)
+    tracked = TrackedThreadWire(target, scripts, endings, _told(url, limit_bytes))
+    wire = ThreadWire(target, scripts, endings, count=count)
+    return RedisStore(wire, prefix_of(url), clock_ms, endings, tracked), ThreadFeed(tracked)
 
 
-def _told(url: Url, limit_bytes: int) -> tuple[Callable[[], Told], str]:
-    prefix = prefix_of(url)
-    return lambda: Told(Copies(limit_bytes), f"{prefix}:s:"), prefix
+def _told(url: Url, limit_bytes: int) -> Callable[[], Told]:
+    prefix = f"{prefix_of(url)}:s:"
+    return lambda: Told(Copies(limit_bytes), prefix)

@@ -22,6 +22,7 @@ from samesession.stores.redis_client import (
     track_thread,
     translated,
 )
+from samesession.stores.redis_endings import Endings
 from samesession.stores.redis_target import Node, Target
 from samesession.stores.redis_threads import Server, ThreadWire
 from samesession.stores.redis_wire import Command, Listener, Reply, Tracker
@@ -34,10 +35,14 @@ class TrackedThreadWire(ThreadWire):
     """A wire with one connection a process and server; see `samesession.stores.redis_wire.Wire`."""
 
     def __init__(
-        self, target: Target, scripts: Sequence[str], listener: Callable[[], Listener]
+        self,
+        target: Target,
+        scripts: Sequence[str],
+        endings: Endings,
+        listener: Callable[[], Listener],
     ) -> None:
         """Connect at the first call; ``listener`` makes who is told in each process."""
-        super().__init__(replace(target, pool=1), scripts)
+        super().__init__(replace(target, pool=1), scripts, endings)
         self._make_listener = listener
         self._forking = Lock()
         self._begin()
@@ -67,6 +72,7 @@ class TrackedThreadWire(ThreadWire):
             self._target,
             self._scripts,
             only_primary=self._map.by_sentinel,
+            endings=self._endings,
             tracker=self.listener().tracker(),
         )
 
@@ -81,10 +87,11 @@ class TrackedServer(Server):
         scripts: Sequence[str],
         *,
         only_primary: bool,
+        endings: Endings | None,
         tracker: Tracker,
     ) -> None:
         """Connect at the first exchange."""
-        super().__init__(node, target, scripts, only_primary=only_primary)
+        super().__init__(node, target, scripts, only_primary=only_primary, endings=endings)
         self._tracker = tracker
         self._beats: deque[Callable[[], None]] = deque()
 

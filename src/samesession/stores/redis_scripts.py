@@ -158,6 +158,7 @@ for _, key in ipairs(KEYS) do
   if have['err'] then have = {false, false} end
   if have[1] then
     if have[1] ~= ARGV[1] then found[#found + 1] = have[1] end
+    redis.call('PEXPIRE', key, ARGV[3])
   else
     if have[2] and #have[2] == 24 then
       local seen, until_, absolute = struct.unpack('>I8I8I8', have[2])

@@ -22,6 +22,7 @@ from samesession.stores.redis_client import (
     thread_connection,
     translated,
 )
+from samesession.stores.redis_endings import Endings, identity_in
 from samesession.stores.redis_pool import Pool
 from samesession.stores.redis_replicas import Replicas
 from samesession.stores.redis_target import Node, Target, address
@@ -35,13 +36,32 @@ REFRESH_S = 0.05
 """Between two questions where things are, at least: nobody knows better sooner."""
 
 
+REMINDER_S = 5.0
+"""Patience with a server that is told what it may have forgotten, before it is asked anything."""
+
+REMINDED_AT_ONCE = 500
+
+
 class ThreadWire:
     """Its coroutines never suspend."""
 
     suspends = False
 
-    def __init__(self, target: Target, scripts: Sequence[str], count: Count = uncounted) -> None:
-        """Connect at the first call; ``count`` is told what is weak."""
+    def __init__(
+        self,
+        target: Target,
+        scripts: Sequence[str],
+        endings: Endings | None = None,
+        *,
+        count: Count = uncounted,
+    ) -> None:
+        """Connect at the first call.
+
+        Args:
+            endings: what servers are told that may have forgotten it.
+            count: told what is weak.
+        """
+        self._endings = endings
         self._count = count
         self._target = target
         self.scattered = target.topology == "cluster"
@@ -162,6 +182,7 @@ class ThreadWire:
             self._target,
             self._scripts,
             only_primary=self._map.by_sentinel,
+            endings=self._endings,
             count=self._count,
         )
 
@@ -219,8 +240,12 @@ class Server:
         scripts: Sequence[str],
         *,
         only_primary: bool,
+        endings: Endings | None,
         count: Count = uncounted,
     ) -> None:
+        """Connect at the first exchange."""
+        self._node = node
+        self._endings = endings
         self._count = count
         self._replicas = Replicas(target.wait_s, time.monotonic)
         self._called = target.called(node)
@@ -312,6 +337,21 @@ class Server:
             reply = self._read(connection, until)
             if not isinstance(reply, Exception) and replicas_in(reply) is None:
                 raise BrokenError("a replica, which the sentinels take for the primary")
+        if self._endings:
+            self._remind(connection, self._endings, until)
+
+    def _remind(self, connection: ThreadConnection, endings: Endings, until: float) -> None:
+        """Tell a server that is another one than before what has ended."""
+        connection.send_command("INFO", "replication", check_health=False)
+        due = endings.due(self._node, identity_in(self._read(connection, until)))
+        if due:
+            due[:0] = [("SCRIPT", "LOAD", script) for script in self._scripts]
+        patience = time.monotonic() + REMINDER_S
+        for at in range(0, len(due), REMINDED_AT_ONCE):
+            some = due[at : at + REMINDED_AT_ONCE]
+            connection.send_packed_command(connection.pack_commands(some), check_health=False)
+            for _ in some:
+                endings.told(self._read(connection, patience))
 
     def _reached_a_replica(self, connection: ThreadConnection) -> bool:
         while (question := self._replicas.question()) is not None:
