@@ -56,7 +56,9 @@ def kill(site: Site, name: str) -> Kill:
     return Kill(name, before, after, still_up, time.monotonic())
 
 
-@pytest.fixture(scope="module", params=["redis", "cluster", "postgresql"])
+@pytest.fixture(
+    scope="module", params=["redis", "cluster", "postgresql", *(["sqlite"] if PROVE else [])]
+)
 def mortal(request: pytest.FixtureRequest) -> Iterator[Site]:
     with Site(PATIENT[request.param]) as site:
         yield site

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from samesession.balancers.site import AFFINITY_COOKIE, Site
+from samesession.balancers.site import AFFINITY_COOKIE, Server, Site
 from samesession.errors import ConfigError
 from samesession.strategies import Affinity
 
@@ -27,6 +27,10 @@ _BALANCE: dict[Affinity, tuple[str, ...]] = {
     # Map-based hashing moves three users in four when a server comes or goes, consistent one.
     "ip": ("balance source", "hash-type consistent"),
 }
+
+
+CHECKS = "check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions"
+"""Every 500 ms; a server is down after two that fail, and up after one that does not."""
 
 
 def render(site: Site) -> str:
@@ -136,6 +140,23 @@ class Control:
         """Let a drained server take new users again."""
         self._set(name, "ready")
 
+    def add(self, server: Server, affinity: Affinity) -> None:
+        """Take a server in while everything runs; it is used once its health URL has answered."""
+        name = f"{BACKEND}/{server.name}"
+        pin = f" cookie {server.name}" if affinity == "cookie" else ""
+        # A server added at run time inherits nothing of default-server (management guide 9.3).
+        self._order(f"add server {name} {server.address} {CHECKS}{pin}", "New server registered")
+        self._order(f"enable health {name}")
+        self._order(f"enable server {name}")
+
+    def remove(self, name: str) -> bool:
+        """Take a server out; False while a request or a connection is left on it: ask again.
+
+        Drain it first, and ask until it is gone: HAProxy closes what is idle in its own time.
+        """
+        self._set(name, "maint")
+        return "deleted" in self.ask(f"del server {BACKEND}/{name}")
+
     def status(self) -> dict[str, Condition]:
         """Return each server's condition by name."""
         table = csv.DictReader(self.ask("show stat").removeprefix("# ").splitlines())
@@ -158,9 +179,12 @@ class Control:
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
     def _set(self, name: str, state: str) -> None:
-        problem = self.ask(f"set server {BACKEND}/{name} state {state}").strip()
-        if problem:
-            raise LookupError(f"haproxy, server {name!r}: {problem}")
+        self._order(f"set server {BACKEND}/{name} state {state}")
+
+    def _order(self, command: str, expected: str = "") -> None:
+        answer = self.ask(command).strip()
+        if answer != expected and not (expected and expected in answer):
+            raise LookupError(f"haproxy, {command!r}: {answer}")
 
 
 def _global(site: Site) -> Sequence[str]:
@@ -219,7 +243,7 @@ def _backend(site: Site) -> Sequence[str]:
         f"option httpchk GET {site.health}",
         "http-check disable-on-404",
         # Requests in flight on a server that is marked down end now, not when they time out.
-        "default-server check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions",
+        f"default-server {CHECKS}",
     ]
     for server in site.servers:
         pin = f" cookie {server.name}" if site.affinity == "cookie" else ""

@@ -103,6 +103,14 @@ class Fleet:
         """Start what was killed without waiting for the back-off, or with ``restart=False``."""
         self._tell(name, Child.start)
 
+    def add(self, name: str) -> None:
+        """Start one more server while everything runs; return when the balancer uses it."""
+        self._do(self._supervisor.add(name))
+
+    def remove(self, name: str) -> None:
+        """Take a server out while everything runs: it finishes what it has, and ends."""
+        self._do(self._supervisor.remove(name))
+
     def drain(self, name: str) -> None:
         """Let its ``/health`` answer 404: its users stay, nobody new comes."""
         self._supervisor.drain_file(name).touch()

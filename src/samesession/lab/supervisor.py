@@ -47,6 +47,8 @@ class Supervisor:
         self._say = say
         self._groups: list[list[Child]] = []
         self._folder: RunFolder | None = None
+        self._software = ""
+        self._env: Mapping[str, str] = {}
 
     @property
     def folder(self) -> RunFolder:
@@ -98,6 +100,25 @@ class Supervisor:
         for child in self.children.values():
             child.kill()
 
+    async def add(self, name: str) -> None:
+        """Start one more server, and have the balancer use it."""
+        self._hold(name)
+        await self._begin(self._server(name, self._software, self._env))
+        server = Server(name, self.ports[name].address)
+        self.control.add(server, self.plan.balanced_by)
+        await self.wait_ready(name)
+
+    async def remove(self, name: str) -> None:
+        """Send a server nobody new, let it finish, and end it."""
+        self.control.drain(name)
+        while self.control.status()[name].requests_now:  # noqa: ASYNC110  (as in wait_ready)
+            await asyncio.sleep(POLL_S)
+        while not self.control.remove(name):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+        child = self.children.pop(name)
+        child.ask_to_end()
+        await child.stop()
+
     async def wait_ready(self, *names: str) -> None:
         """Wait until these servers (all of them by default) answer and the balancer uses them."""
         wanted = set(names or self.plan.names)
@@ -125,6 +146,7 @@ class Supervisor:
             await self._begin(self._engine(authority))
         env = self.plan.environment(authority.url, self.folder.path)
         software = servers.software_for(await self._probe(env), self.plan.server)
+        self._software, self._env = software, env
         for name in self.plan.names:
             self._hold(name)
         await self._begin(*(self._server(name, software, env) for name in self.plan.names))
