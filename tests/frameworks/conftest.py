@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,16 +25,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "site" in metafunc.fixturenames:
         sockets = "sockets" in {mark.name for mark in metafunc.definition.iter_markers()}
         rows = [name for name, row in ROWS.items() if row.sockets or not sockets]
-        given = [f"{name}-redis" for name in rows]
-        # What is in memory goes through the same adapter: two rows show it, `make prove` all.
-        given += [f"{name}-memory" for name in rows if PROVE or name in {"starlette", "flask"}]
+        # The adapter is the same over any store: one shows it, `make prove` runs all of these.
+        stores = ("redis", "sqlite", "sticky", "memory") if PROVE else ("redis",)
+        given = [f"{name}-{store}" for store in stores for name in rows]
         metafunc.parametrize("site", given, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def site(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Site]:
+def site(
+    request: pytest.FixtureRequest, engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
     name, _, store = request.param.rpartition("-")
-    url = "memory://" if store == "memory" else f"{engine.url}?prefix={name}"
+    folder = tmp_path_factory.mktemp(name)
+    url = {
+        "redis": f"{engine.url}?prefix={name}",
+        "sqlite": f"sqlite:///{folder}/sessions.sqlite3?deadline=5s",
+        "sticky": f"sticky://{folder}",
+        "memory": "memory://",
+    }[store]
+    if store == "sqlite":
+        make = [sys.executable, "-m", "samesession", "doctor", url, "--create"]
+        subprocess.run(make, check=False, capture_output=True)  # it advises against SQLite
     opened = Site(ROWS[name], url)
     yield opened
     opened.close()

@@ -23,4 +23,17 @@ MAPPING: dict[str, Callable[[Any], object]] = {
     "setdefault": lambda s: s.setdefault("a", 1),
     "pop": lambda s: s.pop("not there", None),
     "getitem": lambda s: s["a"],
+    "ne": lambda s: s != {"a": 1},
 }
+
+CHANGING: dict[str, Callable[[Any], object]] = {
+    "setitem": lambda s: s.__setitem__("set", 2),
+    "delitem": lambda s: s.__delitem__("a"),
+    "update": lambda s: s.update({"updated": 2}),
+    "ior": lambda s: s.__ior__({"merged": 2})["merged"],
+    "popped": lambda s: s.pop("a"),
+    "popitem": lambda s: list(s.popitem()),
+    "clear": lambda s: s.clear(),
+    "defaulted": lambda s: s.setdefault("default", 2),
+}
+"""Every way of changing one; each sets the cookie and forbids caching."""

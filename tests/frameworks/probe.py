@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frameworks.mapping import MAPPING
+from frameworks.mapping import CHANGING, MAPPING
 from samesession import Sessions
 from samesession._bridge import ready
 from samesession.errors import RetryableError
@@ -122,7 +122,7 @@ class Probe:
         session = await opened()
         match rest:
             case ["mapping", name]:
-                return self._said(result=MAPPING[name](session))
+                return self._said(result=(MAPPING | CHANGING)[name](session))
             case ["redirect"]:
                 session["redirected"] = True
                 return Reply(303, {}, "/api/session")

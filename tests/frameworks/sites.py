@@ -38,6 +38,7 @@ class Row:
         late_write: the answer to a write after a logout elsewhere; Django says so with 400.
         keeps_empty: a session emptied of its last key lives on.
         lacks: ways of asking that its session does not have.
+        workers: processes of the second server.
         env: more of its environment.
     """
 
@@ -48,6 +49,7 @@ class Row:
     late_write: int = 200
     keeps_empty: bool = False
     lacks: frozenset[str] = frozenset()
+    workers: int = 2
     env: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -70,19 +72,23 @@ _DJANGO = Row(
     sockets=False,
     late_write=400,
     keeps_empty=True,
-    lacks=frozenset({"len", "bool", "iter", "copy", "eq", "or", "repr", "reversed"}),
+    lacks=frozenset(
+        {"len", "bool", "iter", "copy", "eq", "ne", "or", "ior", "repr", "reversed", "popitem"}
+    ),
 )
 
 ROWS = {
     "flask": Row("flask_app", f"{_GUNICORN} --preload", sockets=False, keeps_on_error=True),
     "wsgi": Row("wsgi_app", f"{_GRANIAN} --interface wsgi --blocking-threads 8", sockets=False),
     "asgi": Row("asgi_app", f"{_GRANIAN} --interface asgi"),
-    "starlette": Row("starlette_app", _UVICORN),
+    "starlette": Row("starlette_app", _UVICORN, workers=4),
     "aiohttp": Row("aiohttp_app", _GUNICORN_AIOHTTP),
     "quart": Row("quart_app", _HYPERCORN, keeps_on_error=True),
     "litestar": Row("litestar_app", _UVICORN, keeps_on_error=True),
     "fastapi": Row("fastapi_app", _UVICORN),
     "bottle": Row("bottle_app", f"{_GUNICORN} --preload", sockets=False, keeps_on_error=True),
+    "falcon": Row("falcon_app", f"{_GUNICORN} --preload", sockets=False, keeps_on_error=True),
+    "falcon-asgi": Row("falcon_app:asgi", _UVICORN, keeps_on_error=True),
     "django": replace(_DJANGO, server=f"{_GUNICORN} --preload"),
     "django-asgi": replace(
         _DJANGO, module="django_app:asgi", server=_UVICORN, env=(("DJANGO_VIEWS", "async"),)
@@ -135,10 +141,10 @@ class Server:
 class Site:
     """Two servers of a framework over one store, or one over its own memory."""
 
-    def __init__(self, row: Row, url: str, *, workers: int = 2, **env: str) -> None:
-        memory = url.startswith("memory")
+    def __init__(self, row: Row, url: str, **env: str) -> None:
         self.row = row
-        self.shared = not memory
+        self.shared = not url.startswith(("memory", "sticky"))
+        self.on_engine = url.startswith("redis")
         env = {
             "SAMESESSION_URL": url,
             "SAMESESSION_KEYS": KEY.replace(" ", "-"),
@@ -146,9 +152,10 @@ class Site:
             **dict(row.env),
             **env,
         }
-        names = ["s1"] if memory else ["s1", "s2"]
-        # What is in memory is one process's; over a store the second server has two workers.
-        count = {"s1": 1, "s2": workers}
+        names = ["s1", "s2"] if self.shared else ["s1"]
+        # What is in memory is one process's; over a store the second server has more of them.
+        sticky = row.workers if url.startswith("sticky") else 1
+        count = {"s1": sticky, "s2": row.workers}
         self.servers = [Server(row, name, env, count[name]) for name in names]
         for server in self.servers:
             server.wait_ready()

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from frameworks.mapping import MAPPING
+from frameworks.mapping import CHANGING, MAPPING
 from frameworks.sites import Browser, Site, our_cookies
 from samesession.lab.engines import Engine
 
@@ -187,6 +188,36 @@ def test_every_way_of_asking_varies_by_cookie(browser: Browser, site: Site, name
     assert not our_cookies(answer), "a mere read"
 
 
+def test_every_way_of_changing_sets_the_cookie_and_forbids_caching(
+    browser: Browser, site: Site
+) -> None:
+    for name in CHANGING.keys() - site.row.lacks:
+        browser.put("a", 1)
+        browser.put("kept", 1)
+        answer = browser.done("GET", f"/x/mapping/{name}")
+        assert len(our_cookies(answer)) == 1, name
+        assert answer.headers["cache-control"] == "no-store", name
+        assert "cookie" in answer.headers["vary"].lower(), name
+
+
+def test_reading_writes_nothing_to_the_store(browser: Browser, site: Site, engine: Engine) -> None:
+    if not site.on_engine:
+        pytest.skip("its commands cannot be counted")
+    browser.put("a", 1)
+    with redis.Redis.from_url(engine.url) as asked:
+
+        def writes() -> dict[str, int]:
+            calls = asked.info("commandstats")
+            reads = ("hgetall", "get", "ping", "hello", "client", "info", "select", "script")
+            names = (name for name in calls if not name.removeprefix("cmdstat_").startswith(reads))
+            return {name: calls[name]["calls"] for name in names}
+
+        before = writes()
+        for number in range(20):
+            browser.read(at=number % 2 + 1)
+        assert writes() == before
+
+
 def test_a_stranger_who_writes_nothing_gets_no_cookie(browser: Browser) -> None:
     answer = browser.done("GET", "/api/session")
     assert not our_cookies(answer)
@@ -327,7 +358,7 @@ def test_threads_and_tasks_do_not_mix_sessions_up(site: Site) -> None:
 def test_an_unreachable_store_is_said_only_where_it_matters(
     browser: Browser, site: Site, engine: Engine
 ) -> None:
-    if not site.shared:
+    if not site.on_engine:
         pytest.skip("what is in memory is always there")
     browser.put("a", 1)
     engine.freeze()

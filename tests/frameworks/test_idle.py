@@ -1,4 +1,4 @@
-"""A request slower than the idle time does not end its session, nor does it lose its write."""
+"""Idle and absolute limits; a slow request neither ends its session nor loses its write."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from frameworks.sites import ROWS, Browser, Site
 
 IDLE_S = 2.0
 SLOW_S = 4.0
+LIFETIME_S = 10.0
 
 
 NAMES = ("aiohttp", "django", "flask", "litestar", "quart", "starlette")
@@ -27,10 +28,17 @@ def lived() -> Iterator[dict[str, Future[None]]]:
 
 
 def live(name: str, folder: Path) -> None:
-    site = Site(ROWS[name], "memory://", SAMESESSION_IDLE=f"{IDLE_S}s")
+    site = Site(
+        ROWS[name],
+        "memory://",
+        SAMESESSION_IDLE=f"{IDLE_S}s",
+        SAMESESSION_LIFETIME=f"{LIFETIME_S}s",
+    )
     try:
         with Browser(site) as browser, ThreadPoolExecutor(1) as pool:
+            begins = time.monotonic()
             browser.put("first", 0)
+            begun = time.monotonic()
             with browser.twin() as tab:
                 slow = pool.submit(tab.ask, "PUT", f"/x/held/a?at={folder}", json="late")
                 ends = time.monotonic() + SLOW_S
@@ -40,7 +48,15 @@ def live(name: str, folder: Path) -> None:
                 browser.put("b", "quick")
                 (folder / "go").touch()
                 assert slow.result(30).status_code == 200
-            assert browser.read()["data"] == {"first": 0, "a": "late", "b": "quick"}
+            lives_until, dies_until = begins + LIFETIME_S, begun + LIFETIME_S
+            while (asked := time.monotonic()) <= dies_until + 0.1:
+                data = browser.read()["data"]
+                if time.monotonic() < lives_until:
+                    assert data == {"first": 0, "a": "late", "b": "quick"}
+                time.sleep(IDLE_S / 20)
+            assert asked > dies_until
+            assert browser.is_nobody(), "no use extends the absolute limit"
+            browser.put("second", 0)
             time.sleep(IDLE_S * 1.2)  # nobody asks: it is over
             assert browser.is_nobody()
     finally:
@@ -48,7 +64,7 @@ def live(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_slow_request_does_not_kill_its_session(
+def test_a_slow_request_does_not_kill_its_session_and_its_limits_do(
     name: str, lived: dict[str, Future[None]]
 ) -> None:
     lived[name].result()

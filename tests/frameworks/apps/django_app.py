@@ -23,7 +23,7 @@ settings.configure(
         "url": os.environ["SAMESESSION_URL"],
         "keys": [os.environ["SAMESESSION_KEYS"]],
         "idle": timedelta(seconds=float(os.environ.get("SAMESESSION_IDLE", "1800s")[:-1])),
-        "lifetime": timedelta(hours=12),
+        "lifetime": timedelta(seconds=float(os.environ.get("SAMESESSION_LIFETIME", "43200s")[:-1])),
     },
     DATA_UPLOAD_MAX_MEMORY_SIZE=10_000_000,
     LOGGING={
