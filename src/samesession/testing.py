@@ -99,7 +99,8 @@ def sign_in(client: Any, sessions: Sessions, principal: Any, **contents: Any) ->
     """Sign a test client in: it holds the cookie of a new session from now on.
 
     Args:
-        client: of httpx, Starlette, FastAPI, Litestar, Flask, Quart, aiohttp, requests or Django.
+        client: of httpx, Starlette, FastAPI, Litestar, Flask, Quart, aiohttp, requests, Falcon,
+            WebTest or Django. Falcon's keeps no cookies: it sends this one with every request.
         sessions: the application's, usually over ``memory://``.
         principal: who; for Django's client the user object.
         contents: what else the session holds. The application's own login key is set too where
@@ -120,6 +121,9 @@ def sign_in(client: Any, sessions: Sessions, principal: Any, **contents: Any) ->
 
 
 def _hand_over(client: Any, name: str, value: str) -> None:
+    if hasattr(client, "simulate_request"):  # Falcon's: it keeps no cookies
+        client._default_headers = {**(client._default_headers or {}), "Cookie": f"{name}={value}"}
+        return
     jar = getattr(getattr(client, "session", None), "cookie_jar", None)
     if jar is not None:  # aiohttp's
         jar.update_cookies({name: value})

@@ -1,73 +1,328 @@
-"""What is wrong at the start is said by one `ConfigError` that names the line to change."""
+"""What is wrong at the start is said by one `ConfigError` that names the line: a table of both.
+
+Where nothing can be known at the start (the layer is missing, or an application inside another has
+one, too), the first request says it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
+import falcon
+import flask
 import httpx
 import pytest
-from fastapi import FastAPI
+import quart
+import starsessions
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from fastapi import FastAPI, Request
+from litestar import Litestar, get
+from litestar.middleware.session.server_side import ServerSideSessionConfig
+from litestar.testing import TestClient as LitestarClient
 from starlette.applications import Starlette
+from starlette.middleware.sessions import SessionMiddleware as StarlettesOwn
+from starlette.routing import Mount
 
+import flask_session
 from samesession import Cookie, Sessions
 from samesession.errors import ConfigError
+from samesession.strategies import SCHEMES, Scheme
+from samesession.web import aiohttp as our_aiohttp
 from samesession.web import asgi, wsgi
+from samesession.web import flask as our_flask
+from samesession.web import quart as our_quart
 from samesession.web.fastapi import SessionDep
+from samesession.web.litestar import SessionConfig, session_middleware
+
+Mistake = Callable[[Sessions], object]
 
 
 @pytest.fixture
 def sessions() -> Sessions:
+    return made()
+
+
+def made() -> Sessions:
     return Sessions.from_url("memory://", cookie=Cookie(secure=False))
 
 
-@pytest.mark.anyio
-async def test_the_middleware_is_missing() -> None:
+def asked(app: Any) -> None:
+    async def visit() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+            await client.get("http://shop/")
+
+    asyncio.run(visit())
+
+
+def flask_app() -> flask.Flask:
+    app = flask.Flask("shop")
+    app.testing = True
+    app.add_url_rule("/", view_func=lambda: dict(flask.session))
+    return app
+
+
+# -- the layer is missing --------------------------------------------------------------------------
+
+
+def fastapi_without(_sessions: Sessions) -> None:
     app = FastAPI()
 
     @app.get("/")
     async def index(session: SessionDep) -> None: ...
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-        with pytest.raises(ConfigError, match="add_middleware"):
-            await client.get("http://shop/")
+    asked(app)
 
 
-def test_the_middleware_is_installed_twice_or_for_two_sessions(sessions: Sessions) -> None:
+def aiohttp_without(_sessions: Sessions) -> None:
+    request = make_mocked_request("GET", "/", app=web.Application())
+    asyncio.run(our_aiohttp.get_session(request))
+
+
+# -- it is there twice, for two `Sessions`, or beside another library's ----------------------------
+
+
+def starlette_twice(sessions: Sessions) -> None:
     app = Starlette()
     app.add_middleware(asgi.SessionMiddleware, sessions=sessions)
-    app.add_middleware(asgi.SessionMiddleware, sessions=Sessions.from_url("memory://"))
-    with pytest.raises(ConfigError, match="twice"):
-        app.build_middleware_stack()
+    app.add_middleware(asgi.SessionMiddleware, sessions=made())
+    app.build_middleware_stack()
+
+
+def starlette_mounted(sessions: Sessions) -> None:
+    inner = Starlette()
+    inner.add_middleware(asgi.SessionMiddleware, sessions=made())
+    outer = Starlette(routes=[Mount("/", inner)])
+    outer.add_middleware(asgi.SessionMiddleware, sessions=sessions)
+    asked(outer)
+
+
+def starlettes_own_inside(sessions: Sessions) -> None:
+    app = Starlette()
+    app.add_middleware(StarlettesOwn, secret_key="the old one")
+    app.add_middleware(asgi.SessionMiddleware, sessions=sessions)
+    app.build_middleware_stack()
+
+
+def starlettes_own_around(sessions: Sessions) -> None:
+    app = FastAPI()
+    app.add_middleware(asgi.SessionMiddleware, sessions=sessions)
+    app.add_middleware(StarlettesOwn, secret_key="the old one")
+
+    @app.get("/")
+    async def index(request: Request) -> None: ...
+
+    asked(app)
+
+
+def starsessions_beside(sessions: Sessions) -> None:
+    app = Starlette()
+    app.add_middleware(starsessions.SessionMiddleware, store=starsessions.InMemoryStore())
+    app.add_middleware(asgi.SessionMiddleware, sessions=sessions)
+    app.build_middleware_stack()
+
+
+@get("/", sync_to_thread=False)
+def shown() -> None: ...
+
+
+def litestar_twice(sessions: Sessions) -> None:
+    Litestar([shown], middleware=[session_middleware(sessions), session_middleware(made())])
+
+
+def litestars_own_inside(sessions: Sessions) -> None:
+    own = ServerSideSessionConfig().middleware
+    Litestar([shown], middleware=[session_middleware(sessions), own])
+
+
+def litestars_own_around(sessions: Sessions) -> None:
+    own = ServerSideSessionConfig().middleware
+    app = Litestar([shown], middleware=[own, session_middleware(sessions)], debug=True)
+    with LitestarClient(app, raise_server_exceptions=True) as client:
+        raise ConfigError(client.get("/").text)  # Litestar answers 500 with the words
+
+
+def flask_twice(sessions: Sessions) -> None:
+    app = flask_app()
+    our_flask.init_app(app, sessions)
+    our_flask.init_app(app, made())
+
+
+def flask_wrapped(sessions: Sessions) -> None:
+    app = flask_app()
+    our_flask.init_app(app, sessions)
+    wsgi.SessionMiddleware(app.wsgi_app, sessions)
+
+
+def flask_mounted(sessions: Sessions) -> None:
+    app = flask_app()
+    our_flask.init_app(app, sessions)
+    outer = wsgi.SessionMiddleware(app.__call__, made())
+    with httpx.Client(transport=httpx.WSGITransport(outer)) as client:
+        client.get("http://shop/")
+
+
+def flask_session_after(sessions: Sessions) -> None:
+    app = flask_app()
+    our_flask.init_app(app, sessions)
+    app.config.update(SESSION_TYPE="cachelib")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own deprecations
+        flask_session.Session(app)
+    app.test_client().get("/")
+
+
+def quart_twice(sessions: Sessions) -> None:
+    app = quart.Quart("shop")
+    our_quart.init_app(app, sessions)
+    our_quart.init_app(app, made())
+
+
+def quart_replaced(sessions: Sessions) -> None:
+    app = quart.Quart("shop")
+    our_quart.init_app(app, sessions)
+    app.session_interface = quart.sessions.SecureCookieSessionInterface()
+
+    async def serve() -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, str]:
+            return {"type": "lifespan.startup"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        with pytest.raises(ConfigError):
+            await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+        return sent
+
+    (said,) = asyncio.run(serve())
+    assert said["type"] == "lifespan.startup.failed"
+    raise ConfigError(said["message"])
+
+
+def aiohttp_twice(sessions: Sessions) -> None:
+    app = web.Application()
+    our_aiohttp.setup(app, sessions)
+    our_aiohttp.setup(app, made())
+
+
+def wsgi_twice(sessions: Sessions) -> None:
     inner = wsgi.SessionMiddleware(lambda _environ, _start: [], sessions)
-    with pytest.raises(ConfigError, match="twice"):
-        wsgi.SessionMiddleware(inner, sessions)
+    wsgi.SessionMiddleware(inner, sessions)
 
 
-def test_an_asgi_application_under_the_wsgi_middleware(sessions: Sessions) -> None:
-    async def bare(scope: Any, receive: Any, send: Any) -> None: ...
-
-    for app in (FastAPI(), Starlette(), bare):
-        with pytest.raises(ConfigError, match=r"samesession\.web\.asgi"):
-            wsgi.SessionMiddleware(app, sessions)  # type: ignore[arg-type]
+# -- the wrong kind of application, store or argument ----------------------------------------------
 
 
-def test_a_wsgi_application_under_the_asgi_middleware(sessions: Sessions) -> None:
-    def bare(environ: Any, start_response: Any) -> list[bytes]:
-        return []
-
-    with pytest.raises(ConfigError, match=r"samesession\.web\.wsgi"):
-        asgi.SessionMiddleware(bare, sessions)  # type: ignore[arg-type]
+async def bare_asgi(scope: Any, receive: Any, send: Any) -> None: ...
 
 
-def test_a_url_where_sessions_belong() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None: ...
-
-    with pytest.raises(ConfigError, match=r"Sessions\.from_url"):
-        asgi.SessionMiddleware(app, "redis://127.0.0.1")  # type: ignore[arg-type]
+def bare_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    return []
 
 
-def test_the_secret_is_missing_and_the_principal_key_is_none() -> None:
-    with pytest.raises(ConfigError, match="needs keys"):
-        Sessions.from_url("redis://127.0.0.1:1")
-    with pytest.raises(ConfigError, match="principal_key=''"):
-        Sessions.from_url("memory://", principal_key="")
+def wrong(wrap: Callable[..., object], app: Any) -> Mistake:
+    return lambda sessions: wrap(app, sessions)
+
+
+TABLE: dict[str, tuple[Mistake, str]] = {
+    "fastapi without": (fastapi_without, r"add_middleware\(SessionMiddleware"),
+    "aiohttp without": (aiohttp_without, r"setup\(app, sessions\)"),
+    "starlette twice": (starlette_twice, "twice; keep one of the two lines"),
+    "starlette mounted": (starlette_mounted, "twice: for an application and for one inside it"),
+    "starlette's own inside": (starlettes_own_inside, "starlette.*SessionMiddleware is installed"),
+    "starlette's own around": (
+        starlettes_own_around,
+        "another session middleware.*remove its line",
+    ),
+    "starsessions beside": (starsessions_beside, "starsessions.*remove its line"),
+    "litestar twice": (litestar_twice, "twice"),
+    "litestar's own inside": (litestars_own_inside, "litestar.*remove its line"),
+    "litestar's own around": (litestars_own_around, "another session middleware"),
+    "flask twice": (flask_twice, r"init_app\(app, sessions\) was called twice"),
+    "flask wrapped": (flask_wrapped, "twice"),
+    "flask mounted": (flask_mounted, "twice: for an application and for one inside it"),
+    "flask-session after": (flask_session_after, "flask_session.*remove its line"),
+    "quart twice": (quart_twice, r"init_app\(app, sessions\) was called twice"),
+    "quart replaced": (quart_replaced, "SecureCookieSessionInterface.*remove its line"),
+    "aiohttp twice": (aiohttp_twice, r"setup\(app, sessions\) was called twice"),
+    "wsgi twice": (wsgi_twice, "twice"),
+    "fastapi under wsgi": (wrong(wsgi.SessionMiddleware, FastAPI()), r"samesession\.web\.asgi"),
+    "starlette under wsgi": (wrong(wsgi.SessionMiddleware, Starlette()), r"samesession\.web\.asgi"),
+    "a coroutine under wsgi": (wrong(wsgi.SessionMiddleware, bare_asgi), r"samesession\.web\.asgi"),
+    "a function under asgi": (wrong(asgi.SessionMiddleware, bare_wsgi), r"samesession\.web\.wsgi"),
+    "flask under asgi": (wrong(asgi.SessionMiddleware, flask_app()), r"samesession\.web\.wsgi"),
+    "falcon under asgi": (wrong(asgi.SessionMiddleware, falcon.App()), r"samesession\.web\.wsgi"),
+}
+for _name, _wrap in {
+    "asgi": lambda given: asgi.SessionMiddleware(bare_asgi, given),
+    "wsgi": lambda given: wsgi.SessionMiddleware(bare_wsgi, given),
+    "flask": lambda given: our_flask.init_app(flask_app(), given),
+    "quart": lambda given: our_quart.init_app(quart.Quart("shop"), given),
+    "aiohttp": lambda given: our_aiohttp.setup(web.Application(), given),
+    "litestar": SessionConfig,
+}.items():
+    TABLE[f"a URL for {_name}"] = (lambda _, w=_wrap: w("redis://x"), r"Sessions\.from_url")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_mistake_is_one_error_that_names_the_line(name: str, sessions: Sessions) -> None:
+    mistake, says = TABLE[name]
+    with pytest.raises(ConfigError, match=f"(?s){says}"):
+        mistake(sessions)
+
+
+@pytest.fixture
+def loops_only(monkeypatch: pytest.MonkeyPatch) -> Sessions:
+    """Somebody's own store, which serves event loops only."""
+    module = ModuleType("their_store")
+
+    def opened(_url: Any) -> Any:
+        store = made().loops.store
+        store.suspends = True  # type: ignore[misc]
+        return store
+
+    module.open_loop = module.open_threads = opened  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "their_store", module)
+    monkeypatch.setitem(SCHEMES, "theirs", Scheme("external", "their_store"))
+    keys = ["a key of theirs that is long enough, 32 bytes"]
+    return Sessions.from_url("theirs://", keys=keys, cookie=Cookie(secure=False))
+
+
+def test_a_store_for_event_loops_under_wsgi(loops_only: Sessions) -> None:
+    for mistake in (
+        lambda: wsgi.SessionMiddleware(bare_wsgi, loops_only),
+        lambda: our_flask.init_app(flask_app(), loops_only),
+    ):
+        with pytest.raises(ConfigError, match="theirs:// serves event loops only"):
+            mistake()
+    asgi.SessionMiddleware(bare_asgi, loops_only)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"url": "redis://127.0.0.1:1"}, "needs keys"),
+        ({"url": "redis://127.0.0.1:1", "keys": ["short"]}, "has 5 bytes; needs 32"),
+        (
+            {"url": "redis://127.0.0.1:1", "keys": "one text of 32 bytes and more"},
+            "write a list",
+        ),
+        ({"url": "redsi://127.0.0.1:1"}, "did you mean redis"),
+        ({"url": "redis://127.0.0.1:1?dealine=1s"}, "did you mean 'deadline'"),
+        ({"url": "memory://", "principal_key": ""}, "principal_key=''"),
+        ({"url": "memory://", "carrier": "url"}, "'cookie', 'header', 'both'"),
+        ({"url": "memory://", "idle": 30}, r"timedelta\(minutes=30\)"),
+        ({"url": "memory://", "adopt": "flask"}, "no list of readers"),
+    ],
+)
+def test_wrong_settings(given: dict[str, Any], says: str) -> None:
+    keys = {"keys": ["a key that is long enough for anybody"]} if "?" in given["url"] else {}
+    with pytest.raises(ConfigError, match=says):
+        Sessions.from_url(**(keys | given))

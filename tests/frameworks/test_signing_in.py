@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import falcon
+import falcon.testing
 import flask
 import httpx
 import pytest
@@ -20,6 +22,7 @@ from samesession.testing import sign_in
 from samesession.web import aiohttp as our_aiohttp
 from samesession.web import flask as our_flask
 from samesession.web import quart as our_quart
+from samesession.web import wsgi
 from samesession.web.asgi import SessionMiddleware
 from samesession.web.fastapi import SessionDep
 from samesession.web.litestar import session_middleware
@@ -83,6 +86,18 @@ def test_litestar(sessions: Sessions) -> None:
     with LitestarClient(Litestar([index], middleware=[session_middleware(sessions)])) as client:
         sign_in(client, sessions, "ann", basket=["tea"])
         assert client.get("/").json() == SEEN
+
+
+def test_falcon(sessions: Sessions) -> None:
+    class Index:
+        def on_get(self, req: Any, resp: Any) -> None:
+            resp.media = shown(req.env["samesession"])
+
+    app = falcon.App()
+    app.add_route("/", Index())
+    client = falcon.testing.TestClient(wsgi.SessionMiddleware(app, sessions))
+    sign_in(client, sessions, "ann", basket=["tea"])
+    assert client.simulate_get("/").json == SEEN
 
 
 @pytest.mark.anyio

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from inspect import iscoroutinefunction
-from types import FunctionType
+from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any, NamedTuple
 
 from samesession.errors import ConfigError
+from samesession.session import Session
 from samesession.sessions import Sessions
 
 
 def check_once(app: object, kind: type) -> None:
-    """Refuse a second layer of ours below the first.
+    """Refuse a second layer of ours below the first, or another library's.
 
     Args:
         app: what is wrapped; layers keep theirs in ``app``, as Starlette's, ours and most do.
@@ -25,10 +25,38 @@ def check_once(app: object, kind: type) -> None:
                 "SessionMiddleware is installed twice; keep one of the two lines "
                 "(one application has one Sessions)"
             )
+        if type(app).__name__ == "SessionMiddleware":
+            raise another(app)
         inner = vars(app).get("app") if hasattr(app, "__dict__") else None
         if inner is None:
             return
         app = inner
+
+
+def another(found: object) -> ConfigError:
+    """What to say of another library's layer that does the same."""
+    kind = type(found)
+    return ConfigError(
+        f"{kind.__module__}.{kind.__qualname__} is installed beside samesession's; "
+        "remove its line (samesession.adopt takes over what it kept)"
+    )
+
+
+def check_alone(session: object) -> None:
+    """Refuse a request that has a session already; earlier nobody can know of the other layer.
+
+    Args:
+        session: what stands where ours belongs.
+    """
+    if isinstance(session, Session):
+        raise ConfigError(
+            "SessionMiddleware is installed twice: for an application and for one inside it; "
+            "keep the outer line (one application has one Sessions)"
+        )
+    raise ConfigError(
+        "another session middleware is installed around samesession's; remove its line "
+        "(samesession.adopt takes over what it kept)"
+    )
 
 
 def check_sessions(sessions: object, call: str) -> None:
@@ -46,8 +74,13 @@ def is_asgi(app: object) -> bool:
 
 
 def is_wsgi(app: object) -> bool:
-    """Whether an application is a plain function of two: ``environ, start_response``."""
-    return isinstance(app, FunctionType) and not is_asgi(app) and app.__code__.co_argcount == 2
+    """Whether an application is plain code of two: ``environ, start_response``."""
+    try:
+        parameters = signature(app).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # compiled code that does not say
+        return False
+    takes = [one.kind for one in parameters if one.default is Parameter.empty]
+    return not is_asgi(app) and takes == [Parameter.POSITIONAL_OR_KEYWORD] * 2
 
 
 class Setting(NamedTuple):

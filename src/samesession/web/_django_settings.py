@@ -59,7 +59,7 @@ def get_sessions() -> Sessions:
     age = timedelta(seconds=settings.SESSION_COOKIE_AGE)
     _check_age(given, age)
     lifetime = given.get("lifetime", max(age, given.get("idle", age)))
-    return Sessions.from_url(
+    sessions = Sessions.from_url(
         given["url"],
         keys=given.get("keys", [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]),
         idle=given.get("idle", min(age, lifetime)),
@@ -72,6 +72,8 @@ def get_sessions() -> Sessions:
         carrier=given.get("carrier", "cookie"),
         adopt=readers(given.get("adopt", [])),
     )
+    _ = sessions.threads  # Django's middleware runs in them, under ASGI too
+    return sessions
 
 
 def _check_age(given: dict[str, Any], age: timedelta) -> None:

@@ -16,7 +16,7 @@ from samesession.errors import AnsweredError, ConfigError
 from samesession.session import Client, Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
-from samesession.web._checks import check_once, check_sessions, is_wsgi
+from samesession.web._checks import check_alone, check_once, check_sessions, is_wsgi
 from samesession.web._http import (
     TOKEN_HEADER,
     CookieCodec,
@@ -81,6 +81,8 @@ class SessionMiddleware:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
+        if "session" in scope:
+            check_alone(scope["session"])
         core, headers = self._core, scope["headers"]
         if self._plain:  # one call less, for most
             cookie = self._cookie(headers)
@@ -151,6 +153,8 @@ class SessionMiddleware:
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "websocket":
+            if "session" in scope:
+                check_alone(scope["session"])
             session = await self.open(scope)
             committing = self._committing(session, send)
             await self._sockets.run(self.app, session, scope, receive, send, committing)

@@ -18,6 +18,7 @@ from samesession.errors import ConfigError
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._checks import (
+    another,
     check_lifetime,
     check_sessions,
     contradictions,
@@ -75,6 +76,12 @@ cast(ABCMeta, SessionMixin).register(FlaskSession)
 
 class _Middleware(SessionMiddleware):
     kind, login_keys = FlaskSession, LOGIN_KEYS
+    served: Flask
+
+    def open(self, environ: dict[str, Any]) -> Session:
+        """As for any WSGI application, if no other extension has taken our place since."""
+        check_interface(self.served.session_interface)
+        return super().open(environ)
 
 
 class CookieAnswers:
@@ -165,6 +172,16 @@ def check_config(
         raise ConfigError(f"{framework}'s " + "; ".join(found))
 
 
+def check_interface(interface: object) -> None:
+    """Refuse another extension's session interface in the place of ours.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not isinstance(interface, CookieAnswers):
+        raise another(interface)
+
+
 def init_app(app: Flask, sessions: Sessions) -> None:
     """Give ``app`` the sessions: the one line that switches.
 
@@ -179,6 +196,7 @@ def init_app(app: Flask, sessions: Sessions) -> None:
     if isinstance(app.session_interface, Interface):
         raise ConfigError("init_app(app, sessions) was called twice for this application; keep one")
     middleware = _Middleware(cast("App", app.wsgi_app), sessions)
+    middleware.served = app
     interface = Interface(middleware, sessions)
     interface.check(app)
     app.session_interface = interface

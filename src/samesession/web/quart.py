@@ -18,12 +18,29 @@ from samesession.errors import ConfigError
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._checks import check_sessions
-from samesession.web.asgi import SessionMiddleware
-from samesession.web.flask import LOGIN_KEYS, CookieAnswers, FlaskSession, check_config
+from samesession.web.asgi import Receive, Scope, Send, SessionMiddleware
+from samesession.web.flask import (
+    LOGIN_KEYS,
+    CookieAnswers,
+    FlaskSession,
+    check_config,
+    check_interface,
+)
 
 
 class _Middleware(SessionMiddleware):
     kind, login_keys = FlaskSession, LOGIN_KEYS
+    served: Quart
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start, if no other extension has taken our place since."""
+        try:
+            check_interface(self.served.session_interface)
+        except ConfigError as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await super()._lifespan(scope, receive, send)
 
 
 class Interface(CookieAnswers, SessionInterface):
@@ -90,6 +107,7 @@ def init_app(app: Quart, sessions: Sessions) -> None:
     if isinstance(quart.session_interface, Interface):
         raise ConfigError("init_app(app, sessions) was called twice for this application; keep one")
     middleware = _Middleware(quart.asgi_app, sessions)
+    middleware.served = app
     interface = Interface(middleware, sessions)
     interface.check(app)
     quart.session_interface, quart.asgi_app = interface, middleware

@@ -20,7 +20,7 @@ from samesession.lifecycle import Lifecycle
 from samesession.session import Session
 from samesession.sessions import BlockingSessions, Sessions
 from samesession.web._adopt import OldCookies
-from samesession.web._checks import check_once, check_sessions, is_asgi
+from samesession.web._checks import check_alone, check_once, check_sessions, is_asgi
 from samesession.web._http import (
     CookieCodec,
     client_of,
@@ -70,6 +70,8 @@ class SessionMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
+        if "samesession" in environ:
+            check_alone(environ["samesession"])
         session = self.open(environ)
         environ["samesession"] = session
         response = _Response(self, session, environ, start_response)
