@@ -15,9 +15,11 @@ from typing import Any
 
 import falcon
 import flask
+import flask_session
 import httpx
 import pytest
 import quart
+import redis
 import starsessions
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -29,7 +31,6 @@ from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware as StarlettesOwn
 from starlette.routing import Mount
 
-import flask_session
 from samesession import Cookie, Sessions
 from samesession.errors import ConfigError
 from samesession.strategies import SCHEMES, Scheme
@@ -170,7 +171,7 @@ def flask_mounted(sessions: Sessions) -> None:
 def flask_session_after(sessions: Sessions) -> None:
     app = flask_app()
     our_flask.init_app(app, sessions)
-    app.config.update(SESSION_TYPE="cachelib")
+    app.config.update(SESSION_TYPE="redis", SESSION_REDIS=redis.Redis())  # never asked
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own deprecations
         flask_session.Session(app)
