@@ -1,4 +1,4 @@
-"""``python -m bench [options]``, ``… profile``, ``… cluster`` or ``… frameworks``."""
+"""``python -m bench [options]``, ``… profile``, ``… cluster``, ``… frameworks`` or ``… near``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from bench import cluster, frameworks
+from bench import cluster, frameworks, near
 from bench.contestants import BY_NAME, RIVALS
 from bench.cpu import cores
 from bench.engine import redis
@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> int:
         return _profile(arguments[1:], app_core)
     if arguments[:1] == ["frameworks"]:
         return frameworks.main(arguments[1:], app_core, _run)
+    if arguments[:1] == ["near"]:
+        return near.main(arguments[1:], app_core, _run)
     return _compare(arguments, app_core)
 
 

@@ -37,7 +37,8 @@ STARSESSIONS = Contestant("starsessions-redis", "bench.apps.starsessions_redis",
 MEMORY = Contestant("samesession-memory", "bench.apps.samesession_url", "memory://")
 STICKY = Contestant("samesession-sticky", "bench.apps.samesession_url", "sticky://{folder}")
 REDIS = Contestant("samesession-redis", "bench.apps.samesession_url", "{redis}/1")
+NEAR = Contestant("samesession-redis-near", "bench.apps.samesession_url", "{redis}/2?near=16MB")
 
-RIVALS = (SIGNED_COOKIE, STARSESSIONS, MEMORY, STICKY, REDIS)
+RIVALS = (SIGNED_COOKIE, STARSESSIONS, MEMORY, STICKY, REDIS, NEAR)
 EVERYBODY = (BASELINE, *RIVALS)
 BY_NAME = {contestant.name: contestant for contestant in EVERYBODY}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.contestants import MEMORY, REDIS, SIGNED_COOKIE, STARSESSIONS, STICKY, Contestant
+from bench.contestants import MEMORY, NEAR, REDIS, SIGNED_COOKIE, STARSESSIONS, STICKY, Contestant
 from bench.counts import Cost
 from bench.figures import Figures
 from bench.workloads import Workload
@@ -20,6 +20,7 @@ RATIOS: tuple[tuple[Contestant, Workload, Contestant, float], ...] = (
     (MEMORY, W, STICKY, 1.0),
     (REDIS, R, STARSESSIONS, 0.5),
     (REDIS, W, STARSESSIONS, 0.6),
+    (NEAR, R, MEMORY, 1.5),
 )
 # contestant, workload, greatest number of commands that the application sends per request
 COMMANDS: tuple[tuple[Contestant, Workload, int], ...] = (
