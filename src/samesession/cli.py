@@ -13,6 +13,7 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn, TextIO
 
 from samesession import move
@@ -64,31 +65,45 @@ def _arguments() -> _Parser:
 
 _CLUSTER = "Look at a cluster from one of its servers."
 _STATUS = "Show what the agent of this server knows of its cluster."
+_FORGET = (
+    "Wait no more for servers that are gone for good, so that what the others hold is served "
+    "again; what only they knew is lost. `status` names them after `waits for`. One server is "
+    "asked, and tells the others."
+)
 
 
 def _add_cluster(cluster: argparse.ArgumentParser) -> None:
     verbs = cluster.add_subparsers(dest="verb", metavar="VERB", required=True)
+    url = os.environ.get("SAMESESSION_URL", "cluster://")
+    as_it_is = "as the application has it (SAMESESSION_URL)"
     status = verbs.add_parser("status", help=_STATUS, description=_STATUS)
-    status.add_argument(
-        "url",
-        nargs="?",
-        default=os.environ.get("SAMESESSION_URL", "cluster://"),
-        metavar="URL",
-        help="as the application has it (SAMESESSION_URL)",
-    )
+    status.add_argument("url", nargs="?", default=url, metavar="URL", help=as_it_is)
     status.add_argument("--json", action="store_true", help="as one JSON object")
     status.set_defaults(run=_cluster_status)
+    forget = verbs.add_parser("forget", help=_FORGET, description=_FORGET)
+    forget.add_argument("names", nargs="+", metavar="NAME", help="as SAMESESSION_SERVER said there")
+    forget.add_argument("--url", default=url, help=as_it_is)
+    forget.set_defaults(run=_cluster_forget)
 
 
 def _cluster_status(options: argparse.Namespace) -> None:
+    told = _status().of(options.url)
+    print(json.dumps(told, indent=2) if options.json else _status().table(told))
+
+
+def _cluster_forget(options: argparse.Namespace) -> None:
+    told = _status().forget(options.url, options.names)
+    left = ", ".join(told["waits_for"]) or "nobody"
+    print(f"{told['server']} and its peers wait for {', '.join(options.names)} no more; for {left}")
+
+
+def _status() -> ModuleType:
     try:
-        found = import_module("samesession.cluster.status")
+        return import_module("samesession.cluster.status")
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"cluster:// needs {error.name}; pip install 'samesession[cluster]'"
         ) from None
-    told = found.of(options.url)
-    print(json.dumps(told, indent=2) if options.json else found.table(told))
 
 
 _KEYS = "Make keys and certificates."

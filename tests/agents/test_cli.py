@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,30 @@ def test_without_an_agent_the_status_says_where_it_looked(
     assert "no agent" in said
     assert str(tmp_path) in said
     assert not list(tmp_path.rglob("*")), "asking makes nothing, and starts nobody"
+
+
+def test_servers_that_are_gone_are_given_up_and_others_are_not(tmp_path: Path) -> None:
+    with on_loopback(2, tmp_path) as (one, two):
+        two.kill()
+        command = [sys.executable, "-m", "samesession", "cluster", "forget"]
+        deadline = time.monotonic() + 20
+        while two.name in one.status()["members"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        given_up, alive = (
+            subprocess.run(
+                [*command, name, "--url", one.url],
+                env=one.env,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+            )
+            for name in (two.name, one.name)
+        )
+        assert (given_up.returncode, alive.returncode) == (0, 2)
+        assert f"wait for {two.name} no more; for nobody" in given_up.stdout
+        assert f"{one.name} is here" in alive.stderr
 
 
 def test_the_status_of_something_else_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

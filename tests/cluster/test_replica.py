@@ -154,6 +154,40 @@ def test_an_authority_that_was_paused_calls_nothing_lost_that_its_successor_was_
     assert paused.agent.counts["confirmed"] == 1
 
 
+def test_an_operator_gives_up_who_is_gone_for_good() -> None:
+    """All five stop; three never come back: what the others hold waits for a word."""
+    world = cluster(5, copies=3)
+    keys = [key_of(f"x{number}") for number in range(40)]
+    for key in keys:
+        outcome(world, WorkerStore(world.hosts["s1"]).commit(created(world, key)))
+    world.run(world.now + 200)
+    for host in world.hosts.values():
+        host.stop()
+    left, gone = [world.hosts[name] for name in ("s1", "s2")], ["s3", "s4", "s5"]
+    held = {key for host in left for key, copy in host.shelf.copies.items() if copy.held}
+    for host in left:
+        host.start()
+    world.run(world.now + 12_000)
+    waiting = {name for host in left for name in host.agent.status(host.now)["waits_for"]}
+    assert waiting
+    assert waiting <= set(gone)
+    agents = [host.agent for host in left]
+    unserved = [key for key in keys if not any(a._claims.serving(shard_of(key, 8)) for a in agents)]
+    assert unserved
+    with pytest.raises(StoreUnavailableError):
+        outcome(world, WorkerStore(left[0]).load(unserved[0]))
+    left[0].do(left[0].agent.forget(left[0].now, gone))
+    world.run(world.now + 3000)
+    found = [outcome(world, WorkerStore(left[1]).load(key)) for key in keys]
+    assert [record is not None for record in found] == [key in held for key in keys]
+    assert [host.agent.status(host.now)["waits_for"] for host in left] == [[], []]
+    left[0].agent.forget(left[0].now, ["s2"])  # is here: nobody gives it up
+    assert "s2" in left[0].agent._state.members
+    world.hosts["s3"].start()  # and who was given up may come all the same
+    assert world.run(world.now + 20_000, world.calm)
+    assert left[0].agent._state.forgotten == {"s4", "s5"}
+
+
 def test_all_to_all_costs_more_with_every_server() -> None:
     world, key = cluster(8, copies=EVERYBODY), key_of("x")
     store = WorkerStore(authority_of(world, key))

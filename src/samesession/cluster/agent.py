@@ -26,7 +26,7 @@ from itertools import count
 from typing import cast
 
 from samesession.cluster import election, replica, wire
-from samesession.cluster.client import LEASE_S, READY, STATUS, boot_ms
+from samesession.cluster.client import FORGET, LEASE_S, READY, STATUS, boot_ms
 from samesession.cluster.line import Frames, framed
 from samesession.cluster.lmdb_shelf import LmdbShelf, map_of
 from samesession.cluster.options import Options, resolve, shown
@@ -145,6 +145,9 @@ class Agent:
             self._waiting.append((worker, number))
             self._answer_ready()
         elif body == STATUS:
+            worker.send(number, self._status())
+        elif body.startswith(FORGET):
+            self.step(self._replica.forget, json.loads(body[len(FORGET) :]))
             worker.send(number, self._status())
         else:
             request = wire.unpack_request(body)

@@ -7,7 +7,8 @@
 3. Before it serves, it has compared its copies with everybody's, and merged what differs: so when
    it says *absent* or *lost*, nobody linked knows better.
 4. What it has itself counts only if it is sure of it, or if more than half of the shard's last
-   known owners (or all of them that there are) have compared.
+   known owners (or all of them that there are) have compared. Owners that are gone for good an
+   operator gives up (`Forget`), and what only they knew with them.
 5. A server is *level* in a shard when it has all that the authority had at some moment since it
    last doubted: only then its workers answer from it.
 6. The same comparison is made every ``round_ms``, when a server appears, and when one doubts.
@@ -380,10 +381,23 @@ class Claims:
             return True
         known = [(role.knew, self._state.settings.name)]
         known += [((side.before, side.owners), name) for name, side in sides.items()]
-        _, last = max(entry for entry, _ in known)
+        last = self._last_owners(role)
         have = {name for (before, _), name in known if before}
         here = {name for _, name in known}
-        return 2 * len(have & set(last)) > len(last) or here >= set(last)
+        return 2 * len(have & last) > len(last) or here >= last
+
+    def _last_owners(self, role: Role) -> set[str]:
+        """Those who held a shard when anybody here last knew, but for who was given up."""
+        known = [role.knew, *((side.before, side.owners) for side in role.sides.values())]
+        return set(max(known)[1]) - self._state.forgotten
+
+    def missed(self) -> set[str]:
+        """Who must come back, or be given up, before a shard is served that nobody is sure of."""
+        missed: set[str] = set()
+        for role in self.roles.values():
+            if not (role.serving or role.waiting or self._enough(role)):
+                missed |= self._last_owners(role) - role.sides.keys()
+        return missed - {self._state.settings.name}
 
     def _lose(self, shard: int) -> None:
         role = self.roles.pop(shard, None)

@@ -135,6 +135,10 @@ STATUS = b"status?"
 """A question beside the requests, answered with the replica's status as JSON."""
 
 
+FORGET = b"forget "
+"""A question beside the requests: names as a JSON list follow; answered as `STATUS` is."""
+
+
 def boot_ms() -> int:
     """CLOCK_BOOTTIME: it runs on while the machine sleeps, and does not jump."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from samesession.cluster.settings import Settings
@@ -268,6 +268,16 @@ class Members:
             self._state.members.discard(name)
             self._state.remember()
 
+    def forget(self, names: Iterable[str]) -> None:
+        """An operator gives servers up; those that are here are not gone."""
+        gone = set(names) - self.peers.keys() - {self._settings.name}
+        for name in gone:
+            self.expected.pop(name, None)
+        self._state.members -= gone
+        self._state.forgotten |= gone
+        self._state.remember()
+        self.change()
+
     def tick(self) -> None:
         """Count the silence, settle, beat."""
         now = self._state.now.mono_ms
@@ -388,8 +398,9 @@ class Members:
         peer = self.peers[name] = Peer(name)
         self._departed.discard(name)
         self.change()
-        if name not in self._state.members:
+        if name not in self._state.members or name in self._state.forgotten:
             self._state.members.add(name)
+            self._state.forgotten.discard(name)
             self._state.remember()
         return peer
 

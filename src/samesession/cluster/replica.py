@@ -56,6 +56,7 @@ from samesession.cluster.wire import (
     Fetch,
     Fetched,
     Fill,
+    Forget,
     Frame,
     Hand,
     Heard,
@@ -193,6 +194,19 @@ class Replica:
         self._leave_if_done()
         return self._done()
 
+    def forget(self, now: Now, names: Iterable[str]) -> list[Output]:
+        """Wait for these servers no more, here and everywhere: an operator knows they are gone.
+
+        What only they knew is lost: endings, too, so that a session whose end nobody else heard of
+        may be served again. Servers that are here are not given up.
+        """
+        self._state.now = now
+        given_up = tuple(names)
+        self._members.forget(given_up)
+        self._members.renew()
+        self._state.tell_all(Forget(given_up))
+        return self._done()
+
     @property
     def ready(self) -> bool:
         """Whether a balancer may send requests here."""
@@ -229,6 +243,7 @@ class Replica:
                 for name, peer in members.peers.items()
             },
             "authority_of": sum(role.serving for role in roles.values()),
+            "waits_for": sorted(claims.missed() | members.expected.keys()),
             "claiming": sum(not role.serving for role in roles.values()),
             "level_in": sum(
                 state.sure(shard) for shard in range(self._settings.shards) if shard not in roles
@@ -282,6 +297,7 @@ class Replica:
             Hand: claims.handed,
             Release: claims.released,
             Farewell: self._farewell,
+            Forget: self._forgotten,
         }
 
     def _beat(self, sender: str, boot: int, beat: Beat) -> None:
@@ -309,6 +325,10 @@ class Replica:
 
     def _farewell(self, sender: str, boot: int, _farewell: Farewell) -> None:
         self._members.farewell(sender, boot)
+        self._members.renew()
+
+    def _forgotten(self, _sender: str, _boot: int, forget: Forget) -> None:
+        self._members.forget(forget.names)
         self._members.renew()
 
     def _read(self, peer: Peer, news: News) -> None:

@@ -78,10 +78,12 @@ class Self(Struct, frozen=True, array_like=True):
     Attributes:
         era: raised at each start and after each doubt.
         members: the servers that were there when last looked at.
+        forgotten: those that an operator gave up; one that comes all the same is not any more.
     """
 
     era: int = 0
     members: tuple[str, ...] = ()
+    forgotten: tuple[str, ...] = ()
 
 
 class Shelf(Protocol):

@@ -43,6 +43,7 @@ class State:
         before = shelf.remembered()
         self.era = before.era + 1
         self.members = set(before.members)
+        self.forgotten = set(before.forgotten)
         self._asks: dict[int, tuple[Replied, int]] = {}
         self._number = 0
         self._finals: deque[tuple[int, Key]] = deque()
@@ -142,7 +143,8 @@ class State:
 
     def remember(self) -> None:
         """Write down what a restart must know."""
-        self.shelf.remember(Self(self.era, tuple(sorted(self.members))))
+        names = tuple(sorted(self.members)), tuple(sorted(self.forgotten))
+        self.shelf.remember(Self(self.era, *names))
 
     # -- what goes out ---------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
-"""``samesession cluster status``: what one server knows of its cluster, asked of its agent."""
+"""``samesession cluster``: what one server knows of its cluster, and giving up who is gone."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from samesession._bridge import ready
-from samesession.cluster.client import STATUS
+from samesession.cluster.client import FORGET, STATUS
 from samesession.cluster.options import Options
 from samesession.cluster.thread_line import ThreadLine
 from samesession.errors import ConfigError, StoreUnavailableError
@@ -21,13 +22,31 @@ def of(url: str) -> dict[str, Any]:
     Raises:
         ConfigError: no agent answers here.
     """
+    return _asked(url, STATUS)
+
+
+def forget(url: str, names: Sequence[str]) -> dict[str, Any]:
+    """Have every server wait for some servers no more; returns the status afterwards.
+
+    Raises:
+        ConfigError: no agent answers here, or it sees one of them alive.
+    """
+    told = of(url)
+    if here := sorted({told["server"], *told["members"]} & set(names)):
+        raise ConfigError(
+            f"{', '.join(here)} is here; stop a server that leaves, and it hands over by itself"
+        )
+    return _asked(url, FORGET + json.dumps([*names]).encode())
+
+
+def _asked(url: str, question: bytes) -> dict[str, Any]:
     parsed = Url.parse(url)
     if parsed.scheme != "cluster":
         raise ConfigError(f"{redacted(url)!r} is no cluster; write cluster://… as the servers have")
     options = Options.of(parsed)
     line = ThreadLine(options.socket, lambda: None)  # asking starts no agent
     try:
-        told: dict[str, Any] = json.loads(ready(line.ask(STATUS, WITHIN_S)))
+        told: dict[str, Any] = json.loads(ready(line.ask(question, WITHIN_S)))
     except StoreUnavailableError:
         raise ConfigError(
             f"no agent of {options.server!r} answers at {options.socket}; is a server with this "

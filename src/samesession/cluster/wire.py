@@ -239,6 +239,12 @@ class Farewell(_Message, frozen=True, tag=14):
     """I have handed over, and no worker of mine answers any more."""
 
 
+class Forget(_Message, frozen=True, tag=15):
+    """An operator says that these servers never come back: wait for none of them."""
+
+    names: tuple[Name, ...]
+
+
 # -- between agents, by `query` -------------------------------------------------------------------
 
 
@@ -453,9 +459,9 @@ class Unavailable(_Message, frozen=True, tag=50):
 
 Message = (
     Beat | News | Heard | Missed | Claim | Claimed | Put | Fill | Ack | Fenced | Level | Hand
-    | Release | Farewell | Listing | Listed | Fetch | Fetched | Load | CommitDelta | End | Admit
-    | HeldBy | EndAll | Admissions | Holders | EndMany | NotMine | Loaded | Committed | Marked
-    | Done | Records | Ends | Admitted | Held | EndedMany | Unavailable
+    | Release | Farewell | Forget | Listing | Listed | Fetch | Fetched | Load | CommitDelta | End
+    | Admit | HeldBy | EndAll | Admissions | Holders | EndMany | NotMine | Loaded | Committed
+    | Marked | Done | Records | Ends | Admitted | Held | EndedMany | Unavailable
 )  # fmt: skip
 Request = Load | CommitDelta | End | Admit | HeldBy | EndAll
 """What a worker asks its agent."""
