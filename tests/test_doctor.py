@@ -102,7 +102,7 @@ def test_a_replica_is_told_from_its_primary(run: Run) -> None:
 
 def test_a_user_who_may_do_little_is_enough_and_less_is_named(run: Run) -> None:
     """The rights that the how-to names are all that are needed."""
-    how_to = (Path(__file__).parent.parent / "docs/howto/production.md").read_text()
+    how_to = (Path(__file__).parent.parent / "docs/howto/redis.md").read_text()
     granted = re.search(r"ACL SETUSER shop .*", how_to)
     assert granted is not None
     rights = granted[0].split()[3:]

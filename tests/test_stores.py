@@ -49,7 +49,7 @@ class OfRedis(StoreContract):
         found = [binary for binary in engines.redis_like() if binary.source == cls.source]
         assert found, f"no engine from {cls.source}; make install"
         with engines.start(found[0]) as engine:
-            cls.url = engine.url
+            cls.url = f"{engine.url}?deadline=10s"
             yield
 
     def open_loop(self) -> Store:
