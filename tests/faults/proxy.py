@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import Self
 
 
@@ -13,7 +14,10 @@ class Proxy:
 
     ``cut_after(n)`` lets n more bytes of answers through and then cuts every connection, once.
     ``hold_after(n)`` lets n more bytes of answers through and then says nothing until ``let_go``.
+    ``delay_s`` holds each piece of an answer back for a while.
     """
+
+    delay_s = 0.0
 
     def __init__(self, port: int) -> None:
         self._engine = ("127.0.0.1", port)
@@ -52,6 +56,12 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def open(self) -> int:
+        """Connections that neither side has ended."""
+        with self._lock:
+            return sum(near.fileno() >= 0 for near, _ in self._pairs)
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
@@ -82,6 +92,8 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError), source:
             while data := source.recv(1 << 16):
+                if answers and self.delay_s:
+                    time.sleep(self.delay_s)
                 target.sendall(data[: self._allowed(len(data))] if answers else data)
                 if answers and self._broken():
                     break

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from scenarios.browser import Browser, sets_our_cookie
 from scenarios.conftest import Browsers, Figure
-from scenarios.site import Site, at_once, eventually
+from scenarios.site import PROVE, Site, at_once, eventually
 from scenarios.test_sockets import POLICY_VIOLATION, Socket
 from tables import started
 
@@ -359,13 +360,16 @@ def test_sockets_outlive_a_frozen_engine_and_still_close_with_their_session(
 # --- an engine that dies in the middle of an answer -----------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def wired() -> Iterator[tuple[Site, Proxy]]:
-    with (
-        engines.start() as engine,
-        Proxy(engine.port) as proxy,
-        Site(f"redis://127.0.0.1:{proxy.port}/0", servers=1) as site,
-    ):
+@pytest.fixture(scope="module", params=["redis", *(["postgresql", "memcached"] if PROVE else [])])
+def wired(request: pytest.FixtureRequest) -> Iterator[tuple[Site, Proxy]]:
+    with ExitStack() as stack:
+        if request.param == "redis":
+            url = stack.enter_context(engines.start()).url
+        else:
+            url, _ = stack.enter_context(started(request.param))
+        proxy = stack.enter_context(Proxy(urlsplit(url).port or 0))
+        through = url.replace(f":{urlsplit(url).port}", f":{proxy.port}")
+        site = stack.enter_context(Site(through, servers=1))
         yield site, proxy
         assert site.complaints() == []
 

@@ -194,6 +194,8 @@ class _Pool:
         self._address = emcache.MemcachedHostAddress(host, port)
         self._deadline_s = deadline_s
         self._pool = pool
+        # emcache lets whoever came last have the next free connection.
+        self._turns = asyncio.Semaphore(pool)
         self._breaker = CircuitBreaker(clock=time.monotonic)
         self._opening = asyncio.Lock()
         self._client: Any = None
@@ -203,7 +205,7 @@ class _Pool:
             raise StoreUnavailableError(f"{self._name} did not answer a moment ago")
         client = await self._opened()
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(self._deadline_s), self._turns:
                 done = await work(client)
         except TimeoutError:
             self._breaker.failed()
