@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -149,7 +149,7 @@ def _patiently(step: Callable[[], T]) -> T:
 
 
 def _opened(strategy: Strategy) -> Store:
-    store = strategy.open_threads()
+    store = replace(strategy, near=None).open_threads()
     if store.suspends:
         raise ConfigError(f"{strategy.scheme}:// cannot be moved from here; use NEW?from=OLD alone")
     return store

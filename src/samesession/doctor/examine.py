@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from types import ModuleType
@@ -59,7 +60,7 @@ def restored(text: str, before: datetime | None, progress: Callable[[int], objec
         before: when the restored engine began to serve; now by default.
         progress: told how many were looked at.
     """
-    store = strategy_of(text).open_threads()
+    store = replace(strategy_of(text), near=None).open_threads()  # it lists, and waits for nobody
     moment = before or datetime.now(UTC)
     before_ms = int(moment.timestamp() * 1000)
     ending = Ending(Reason.REVOKED, time.time_ns() // 1_000_000, secrets.token_bytes(TOKEN_BYTES))

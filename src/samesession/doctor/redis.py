@@ -47,6 +47,7 @@ def _examined(store: RedisStore, url: Url, deadline_ms: float) -> list[Finding]:
     secure = url.scheme in {"rediss", "valkeys", "redis+unix"}
     found.append(transport(secure=secure, host=url.host, way=f"use {url.scheme}s://, with ?ca="))
     found.append(_user(ask))
+    found.append(_tracking(ask))
     if info.get("role") != "slave":
         found.append(probe.rights(store))
     found.append(_deadlines(store, ask))
@@ -124,6 +125,16 @@ def _user(ask: Callable[..., Any]) -> Finding:
     if "+@all" in commands:
         return note("user", f"{name} may do everything", "ours needs little (see the how-to)")
     return ok("user", f"{name}, {commands}")
+
+
+def _tracking(ask: Callable[..., Any]) -> Finding:
+    """Whether we may be told what changes, which a near cache needs."""
+    try:
+        ask("CLIENT", "TRACKING", "ON", "NOLOOP")
+        ask("CLIENT", "TRACKING", "OFF")
+    except SameSessionError as error:
+        return note("near cache", f"impossible: {error}", "+client|tracking, if you want ?near=")
+    return ok("near cache", "possible with ?near=16MB")
 
 
 def _deadlines(store: RedisStore, ask: Callable[..., Any]) -> Finding:
