@@ -112,7 +112,10 @@ def test_a_user_who_may_do_little_is_enough_and_less_is_named(run: Run) -> None:
         url = f"redis://shop:secret@127.0.0.1:{engine.port}/0"
         code, printed = run("doctor", url)
         assert line(printed, "rights").startswith("ok"), printed
+        assert "possible with ?near=" in line(printed, "near cache")
         assert code == 0
+        client.execute_command("ACL", "SETUSER", "shop", "-client|tracking")
+        assert "+client|tracking" in run("doctor", f"{url}?near=16MB")[1]
         client.execute_command("ACL", "SETUSER", "shop", "-evalsha")
         code, printed = run("doctor", url)
         client.close()

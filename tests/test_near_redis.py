@@ -14,6 +14,7 @@ import pytest
 from faults.proxy import Proxy
 from scenarios.resp import Monitor, client
 
+from samesession import move
 from samesession._bridge import ready
 from samesession.errors import ConfigError, StoreUnavailableError
 from samesession.lab import engines
@@ -565,3 +566,18 @@ def test_a_near_cache_goes_along_while_moving(scheme: str) -> None:
     assert strategy.near is not None
     assert (strategy.near.limit_bytes, strategy.near.accept_stale) == (16 << 20, True)
     assert strategy.open_threads().lags
+
+
+def test_moving_out_of_a_near_cached_store_lists_it_and_waits_for_nobody(
+    engine: Engine, tmp_path: Any
+) -> None:
+    plain = strategy_of(f"{engine.url}?prefix=moved").open_threads()
+    for _ in range(5):
+        ready(plain.commit(created(fresh_key(), "ann", a=b"1")))
+    ready(plain.close())
+    began = time.monotonic()
+    done = move.run(
+        f"{engine.url}?prefix=moved&near=4MB", f"sticky://{tmp_path}", lambda *_numbers: None
+    )
+    assert (done.moved, done.left) == (5, 0)
+    assert time.monotonic() - began < 5 * LEASE_MS / 1000
