@@ -29,7 +29,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from samesession.errors import StoreCorruptError, StoreUnavailableError
-from samesession.stores.redis_direct import LOOP, THREAD
+from samesession.stores.redis_direct import THREAD, Talk
 from samesession.stores.redis_target import Node, Target
 
 log = logging.getLogger("samesession")
@@ -44,9 +44,11 @@ __all__ = [
     "RedisError",
     "ResponseError",
     "SlowError",
+    "Talk",
     "ThreadConnection",
     "elsewhere",
     "loop_connection",
+    "teller",
     "thread_connection",
     "track_loop",
     "track_thread",
@@ -60,9 +62,16 @@ PUSHED = object()
 _TRACK = ("CLIENT", "TRACKING", "ON", "NOLOOP")
 
 
+_LOOP = {
+    "tcp": redis_asyncio.Connection,
+    "tls": redis_asyncio.SSLConnection,
+    "unix": redis_asyncio.UnixDomainSocketConnection,
+}
+
+
 def loop_connection(target: Target, node: Node, *, sentinel: bool = False) -> LoopConnection:
     """A connection without time-outs of its own: the wire keeps the deadline."""
-    return LOOP[target.kind](  # type: ignore[no-any-return]
+    return _LOOP[target.kind](  # type: ignore[no-any-return]
         **_options(target, node, sentinel=sentinel),
         socket_timeout=None,
         retry=redis_asyncio.retry.Retry(NoBackoff(), 0),
@@ -95,7 +104,7 @@ async def track_loop(connection: LoopConnection, changed: Callable[[bytes | None
     Raises:
         ResponseError: the server refuses (its user may not, or a proxy knows no tracking).
     """
-    tell = _teller(changed)
+    tell = teller(changed)
 
     async def pushed(message: list[Any]) -> object:
         return tell(message)
@@ -110,13 +119,15 @@ async def track_loop(connection: LoopConnection, changed: Callable[[bytes | None
 def track_thread(connection: ThreadConnection, changed: Callable[[bytes | None], None]) -> None:
     """The same for a blocking connection."""
     parser: Any = connection._parser
-    parser.set_invalidation_push_handler(_teller(changed))
-    parser.set_pubsub_push_handler(_teller(changed))
+    parser.set_invalidation_push_handler(teller(changed))
+    parser.set_pubsub_push_handler(teller(changed))
     connection.send_command(*_TRACK, check_health=False)
     connection.read_response()
 
 
-def _teller(changed: Callable[[bytes | None], None]) -> Callable[[list[Any]], object]:
+def teller(changed: Callable[[bytes | None], None]) -> Callable[[list[Any]], object]:
+    """Take a message of a tracked connection apart."""
+
     def tell(message: list[Any]) -> object:
         if message[0] == b"invalidate":
             for name in message[1] or (None,):

@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import hiredis
 import redis
-import redis.asyncio as redis_asyncio
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import ConnectionError as BrokenError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as SlowError
 
 _pack = hiredis.pack_command
@@ -132,103 +132,66 @@ class _ThreadTls(_Thread, redis.SSLConnection):
     pass
 
 
-class _Stream(asyncio.Protocol):
-    """Receives for a connection in place of asyncio's stream."""
-
-    def __init__(self, reader: Any) -> None:
-        self.reader = reader
-        self.broken: Exception | None = None
-        self._more: asyncio.Future[None] | None = None
-
-    def data_received(self, data: bytes) -> None:
-        self.reader.feed(data)
-        self._wake()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.broken = BrokenError(f"cannot read: {exc}" if exc else "closed by the server")
-        self._wake()
-
-    async def more(self) -> None:
-        """Wait for the next bytes, or for the end."""
-        if self.broken is not None:
-            raise self.broken
-        self._more = asyncio.get_running_loop().create_future()
-        await self._more
-
-    def _wake(self) -> None:
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
-
-
-class _Loop:
-    """For an event loop's connection: mixed into one of redis-py's."""
-
-    _parser: Any
-    _writer: Any
-    _direct: _Stream | None = None
-
-    async def connect(self) -> None:
-        """As redis-py does, and then receive ourselves."""
-        await super().connect()  # type: ignore[misc]
-        self._direct = _Stream(self._parser._reader)
-        self._writer.transport.set_protocol(self._direct)
-
-    def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> bytes:
-        """As redis-py does; names of commands are one word here."""
-        return b"".join([_pack(command) for command in commands])
-
-    async def send_packed_command(
-        self, command: bytes | Iterable[bytes], check_health: bool = True
-    ) -> None:
-        """As redis-py does, without waiting: whoever is not answered in time stops sending."""
-        if self._direct is None:
-            await super().send_packed_command(command, check_health)  # type: ignore[misc]
-        else:
-            transport = self._writer.transport
-            if transport.is_closing():
-                raise BrokenError("closed")
-            transport.write(command if isinstance(command, bytes) else b"".join(command))
-
-    async def read_response(self, *args: Any, push_request: bool = False, **options: Any) -> Any:
-        """As redis-py does, for as long as it takes."""
-        stream = self._direct
-        if stream is None:
-            return await super().read_response(*args, push_request=push_request, **options)  # type: ignore[misc]
-        while True:
-            reply = stream.reader.gets()
-            if reply is NOT_ENOUGH_DATA:
-                await stream.more()
-            elif not isinstance(reply, _SPECIAL):
-                return reply
-            elif isinstance(reply, Exception):
-                raise reply
-            else:
-                told = await self._parser.handle_push_response(reply)
-                if push_request:
-                    return told
-
-    async def disconnect(self, *args: Any, **options: Any) -> None:
-        """As redis-py does, without TLS' farewell, which a loop that ends would cut short."""
-        if self._direct is not None:
-            self._direct = None
-            self._writer.transport.abort()
-        await super().disconnect(*args, **options)  # type: ignore[misc]
-
-
-class _LoopTcp(_Loop, redis_asyncio.Connection):  # type: ignore[misc]
-    pass
-
-
-class _LoopUnix(_Loop, redis_asyncio.UnixDomainSocketConnection):  # type: ignore[misc]
-    pass
-
-
-class _LoopTls(_Loop, redis_asyncio.SSLConnection):  # type: ignore[misc]
-    pass
-
-
 THREAD = {"tcp": _ThreadTcp, "unix": _ThreadUnix, "tls": _ThreadTls}
 """Blocking connections, by the kind of a target."""
 
-LOOP = {"tcp": _LoopTcp, "unix": _LoopUnix, "tls": _LoopTls}
-"""Connections for event loops."""
+
+class Talk(asyncio.Protocol):
+    """Commands out and answers in, in an event loop, over a connection that redis-py has made.
+
+    Attributes:
+        over: fails when the connection breaks.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        answered: Callable[[Any], object],
+        pushed: Callable[[list[Any]], object] | None,
+    ) -> None:
+        """Take the connection over from redis-py, which has read all that it asked for.
+
+        Args:
+            answered: is given each answer when it arrives, in order; an error is one, too.
+            pushed: is given each message that answers nothing.
+        """
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answered = answered
+        self._pushed = pushed
+        self._reader = connection._parser._reader
+        self._transport = connection._writer.transport
+        self._transport.set_protocol(self)
+        if self._transport.is_closing() or connection._reader.at_eof():
+            self.connection_lost(None)
+        self.data_received(bytes(connection._reader._buffer))
+
+    def send(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        """Write commands; what cannot be sent is noticed by whoever waits for its answer."""
+        self._transport.write(b"".join([_pack(command) for command in commands]))
+
+    def close(self) -> None:
+        """Hang up, without TLS' farewell: a loop that ends would cut it short."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        reader = self._reader
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not NOT_ENOUGH_DATA:
+                if isinstance(reply, hiredis.PushNotification):
+                    if self._pushed is not None:
+                        self._pushed(reply)
+                else:
+                    self._answered(reply)
+        except RedisError as error:
+            self._end(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._end(BrokenError(f"cannot read: {exc}" if exc else "the server hung up"))
+
+    def _end(self, error: Exception) -> None:
+        if not self.over.done():
+            self.over.set_exception(error)
+        self._transport.abort()

@@ -14,14 +14,15 @@ from samesession.counts import Count
 from samesession.errors import StoreUnavailableError
 from samesession.store import CircuitBreaker
 from samesession.stores.redis_client import (
-    PUSHED,
     BrokenError,
     LoopConnection,
     NoScriptError,
     RedisError,
     ResponseError,
+    Talk,
     elsewhere,
     loop_connection,
+    teller,
     track_loop,
     translated,
 )
@@ -105,7 +106,8 @@ class Line:
         self._breaker = CircuitBreaker(clock=time.monotonic, open_s=target.probe_s)
         self._outbox: list[Sent] = []
         self._waiting: deque[Sent] = deque()
-        self._wanted = asyncio.Event()
+        self._talking: Talk | None = None
+        self._writing: asyncio.Handle | None = None
         self._running: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -138,7 +140,7 @@ class Line:
         if self._running is None:
             self._running = self._loop.create_task(self._run())
             self._running.add_done_callback(self._over)
-        self._wanted.set()
+        self._wake()
 
     async def _run(self) -> None:
         """Connect, then write and read until the connection breaks."""
@@ -185,7 +187,7 @@ class Line:
             if word == "INFO" and self._endings:
                 due = self._endings.due(self._node, identity_in(reply))
                 self._outbox[:0] = [self._reminder(command, self._endings) for command in due]
-                self._wanted.set()
+                self._wake()
 
     def _reminder(self, command: Command, endings: Endings) -> Sent:
         """Tells of an end, before whatever is asked on this connection."""
@@ -207,46 +209,41 @@ class Line:
             tracker.listening()
 
     async def _talk(self, connection: LoopConnection) -> None:
-        writing = self._loop.create_task(self._write(connection))
+        pushed = None if self._tracker is None else teller(self._tracker.changed)
+        self._talking = Talk(connection, self._answered, pushed)
         try:
-            await self._read(connection)
+            self._write()
+            await self._talking.over
         finally:
-            writing.cancel()
+            self._talking.close()
+            self._talking = None
 
-    async def _write(self, connection: LoopConnection) -> None:
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            batch = self._batch()
-            if not batch:
-                continue
+    def _wake(self) -> None:
+        """Something has been queued: it leaves at this tick's end."""
+        if self._writing is None and self._talking is not None:
+            self._writing = self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._writing = None
+        if self._talking is None:
+            return  # it broke meanwhile; the next connection begins with what is queued
+        batch = self._batch()
+        if batch:
             self._waiting.extend(batch)
-            packed = connection.pack_commands([sent.command for sent in batch])
-            try:
-                await connection.send_packed_command(packed, check_health=False)
-            except RedisError:
-                return  # the reader meets the same break, and tells everybody
+            self._talking.send([sent.command for sent in batch])
 
     def _batch(self) -> list[Sent]:
         batch = [sent for sent in self._outbox if not sent.answer.done()]
         self._outbox.clear()
         return batch
 
-    async def _read(self, connection: LoopConnection) -> None:
-        waiting, told = self._waiting, self._tracker is not None
-        while True:
-            try:
-                reply = await connection.read_response(timeout=math.inf, push_request=told)
-            except ResponseError as error:
-                reply = error
-            if reply is PUSHED:
-                continue
-            if not waiting:
-                raise BrokenError("an answer that nobody asked for")
-            sent = waiting.popleft()
-            self._breaker.succeeded()
-            if not sent.answer.done():
-                self._settle(sent, reply)
+    def _answered(self, reply: Reply) -> None:
+        if not self._waiting:
+            raise BrokenError("an answer that nobody asked for")
+        sent = self._waiting.popleft()
+        self._breaker.succeeded()
+        if not sent.answer.done():
+            self._settle(sent, reply)
 
     def _settle(self, sent: Sent, reply: Reply) -> None:
         if not isinstance(reply, Exception):
@@ -273,7 +270,6 @@ class Line:
         on_the_way = [sent for sent in (*self._waiting, *self._outbox) if not sent.answer.done()]
         self._waiting.clear()
         self._outbox.clear()
-        self._wanted.clear()
         if self._loop.is_closed():
             return
         if self._home is not None:
@@ -352,6 +348,10 @@ class DurableLine(Line):
         )
         self._replicas = Replicas(target.wait_s, time.monotonic)
         self._count = count
+        self._wanted = asyncio.Event()
+
+    def _wake(self) -> None:
+        self._wanted.set()
 
     async def _talk(self, connection: LoopConnection) -> None:
         while True:
