@@ -246,7 +246,7 @@ class Lifecycle:
                     raise
                 # Said once: the error page that follows is sent, and nothing is kept.
                 await self.finish(session, failed=True)
-            if life.catches_up:
+            if life.catches_up and life.cookie:  # a logout deletes it whoever went on
                 await self._ask_once_more(life)
 
     async def _ask_once_more(self, life: Life) -> None:
