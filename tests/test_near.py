@@ -245,6 +245,19 @@ def test_an_answer_extends_the_lease_from_when_it_was_asked_for() -> None:
     assert not near.is_near(record.key)
 
 
+def test_the_answer_of_a_commit_or_an_end_does_not_extend_it() -> None:
+    """It may have come on another connection than the news, which is late perhaps."""
+    near = Near()
+    record = near.warm("ann")
+    ready(MemoryStore.end(near.authority, record.key, ending()))  # and its news is late
+    near.boot += LEASE_MS - 1
+    near.commit(created(fresh_key(), a=b"1"))
+    ready(near.cache.end(fresh_key(), ending()))
+    ready(near.cache.held_by("ann"))
+    near.boot += 1
+    assert isinstance(near.load(record.key), Mark)
+
+
 def test_an_answer_to_something_old_does_not_shorten_it() -> None:
     near = Near()
     record = near.warm()
@@ -390,6 +403,7 @@ def test_after_an_own_commit_the_copy_is_right_without_asking() -> None:
 
 def test_what_is_made_here_is_near_at_once() -> None:
     near = Near()
+    near.beat()
     key = fresh_key()
     near.commit(created(key, "ann", a=b"1"))
     assert near.is_near(key)

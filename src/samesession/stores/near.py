@@ -44,13 +44,21 @@ STALE_MS = 30_000
 """For how long ``stale=accept`` serves a copy after it was last known to be right."""
 
 
+# Linux' CLOCK_MONOTONIC stands still while the machine sleeps; macOS' runs on, and is its only one.
+_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def boot_ms() -> int:
-    """CLOCK_BOOTTIME: it runs on while the machine sleeps, and does not jump."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+    """By a clock that runs on while the machine sleeps, and does not jump."""
+    return time.clock_gettime_ns(_CLOCK) // 1_000_000
 
 
 class Feed(Protocol):
-    """Where an engine tells what changed; one connection for each process or event loop."""
+    """Where an engine tells what changed; one connection for each process or event loop.
+
+    Its store loads on that connection, and what it has committed, and says so, was written or read
+    there; whatever else it does may take another one.
+    """
 
     def here(self) -> Copies:
         """The copies of the connection that a command sent now would use."""
@@ -164,11 +172,11 @@ class NearCache:
         return outcome
 
     async def _commit(self, copies: Copies, delta: Delta) -> Outcome:
-        key, asked = delta.key, self._boot_ms()
+        key = delta.key
         errand = copies.begin(key, writes=True)
         try:
+            # Its answer says nothing about the lease: it may have come on another connection.
             outcome = await self._store.commit(delta)
-            copies.heard(errand.era, asked)
             return self._settled(copies, errand, delta, outcome)
         except StoreUnavailableError:
             only_touches = not delta.changes and delta.origin is None
