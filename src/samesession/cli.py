@@ -148,10 +148,10 @@ def _add_up(up: argparse.ArgumentParser) -> None:
     up.add_argument("--workers", type=int, default=1, metavar="N", help="processes of each (1)")
     up.add_argument(
         "--strategy",
-        default="redis://",
+        default="cluster://",
         metavar="URL",
         help="memory://, sticky://, cluster://, redis://HOST …; without a host, redis:// starts an "
-        "engine when none answers on this machine (redis://)",
+        "engine when none answers on this machine (cluster://)",
     )
     up.add_argument(
         "--affinity",

@@ -103,7 +103,7 @@ def test_each_server_has_an_address_of_its_own_and_the_same_list(tmp_path: Path)
     try:
         addresses = [port.address for port in found.listen.values()]
         assert len(set(addresses)) == 2
-        assert found.url == f"cluster://{','.join(addresses)}{tmp_path}/store?copies=2"
+        assert found.url == f"cluster://{','.join(addresses)}{tmp_path}/store?copies=2&size=16MB"
     finally:
         for port in found.listen.values():
             port.close()

@@ -34,6 +34,9 @@ class Authority:
     listen: Mapping[str, Port] = field(default_factory=dict)
 
 
+MAP = "size=16MB"
+
+
 def authority_for(url: str, folder: Path, names: Sequence[str] = ()) -> Authority:
     """Complete a strategy's URL; everything that its user wrote stays.
 
@@ -78,8 +81,10 @@ def _cluster(url: Url, folder: Path, names: Sequence[str]) -> Authority:
     listen = {name: Port() for name in names}
     hosts = ",".join(port.address for port in listen.values())
     place = url.path.rstrip("/") or str(folder / "store")
-    query = urlsplit(url.text).query
-    return Authority(f"cluster://{hosts}{place}" + (f"?{query}" if query else ""), listen=listen)
+    given = urlsplit(url.text).query
+    # Every server's map is allocated at once, and a container's /dev/shm often has 64 MB in all.
+    query = "&".join(part for part in (given, "" if "size" in url.parameters else MAP) if part)
+    return Authority(f"cluster://{hosts}{place}?{query}", listen=listen)
 
 
 def _is_loopback(host: str) -> bool:

@@ -39,7 +39,7 @@ class Plan:
     app: str = DEMO
     servers: int = 3
     workers: int = 1
-    strategy: str = "redis://"
+    strategy: str = "cluster://"
     affinity: Affinity | None = None
     port: int = 0
     server: str | None = None
