@@ -104,7 +104,8 @@ class Url:
         """Refuse several hosts, for a strategy that knows one."""
         if len(self.hosts) > 1:
             raise ConfigError(
-                f"{redacted(self.text)!r} names {len(self.hosts)} hosts; {self.scheme}:// takes one"
+                f"{redacted(self.text)!r} names {len(self.hosts)} hosts; "
+                f"{self.scheme}:// takes one (put what fails over in front of them)"
             )
 
     def only(self, *known: str) -> None:

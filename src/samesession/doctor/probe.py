@@ -19,6 +19,7 @@ from samesession.record import (
     Reason,
     Record,
 )
+from samesession.settings import Quota
 from samesession.store import Store
 from samesession.token import key_of
 
@@ -37,7 +38,8 @@ def rights(store: Store) -> Finding:
     log = logging.getLogger("samesession")
     log.disabled, was = True, log.disabled  # what is refused is said below
     try:
-        ready(store.admit(PRINCIPAL, key, until))
+        quota = Quota(1000) if store.limits else None  # the commands of a limit, too
+        ready(store.admit(PRINCIPAL, key, until, quota=quota))
         made = Delta(key, token[0], now, until, {"doctor": b"\xc3"}, (), origin)
         if not isinstance(ready(store.commit(made)), Applied):
             return bad("rights", "a new session was not kept", "see the engine's log")

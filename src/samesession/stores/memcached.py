@@ -128,6 +128,9 @@ def _refuse(what: str) -> NoReturn:
 
 def _wiring(url: Url) -> tuple[str, int, float, int]:
     url.only("deadline", "pool", "prefix")
+    # Two of them would have to be chosen alike in loops and threads, and the clients choose
+    # differently; a proxy such as mcrouter chooses for both.
+    url.single()
     if url.path.strip("/") or url.username:
         raise ConfigError("memcached:// takes no user and no path; write memcached://host:11211")
     deadline_s = url.duration_ms("deadline", 250) / 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -78,7 +79,7 @@ class Target:
         service, database = _path(url, topology, unix=unix)
         nodes = ((url.path, 0),) if unix else _nodes(url, topology)
         security = {
-            option: url.parameters[name]
+            option: _file(url, name)
             for name, option in _TLS_FILES.items()
             if name in url.parameters
         }
@@ -115,6 +116,14 @@ def address(node: Node) -> str:
     if not port:
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _file(url: Url, name: str) -> str:
+    """A parameter that names a file of TLS's."""
+    file = url.parameters[name]
+    if not os.access(file, os.R_OK):
+        raise ConfigError(f"{url.scheme}://?{name}={file!r} cannot be read")
+    return file
 
 
 def _path(url: Url, topology: Topology, *, unix: bool) -> tuple[str, int]:

@@ -72,6 +72,7 @@ class Target:
         dialect = _DIALECTS[url.scheme]
         common = ("deadline", "pool", "table")
         url.only(*common, *(() if dialect == "sqlite" else ("ca", "tls", "socket")))
+        url.single()
         table = url.parameters.get("table", "samesession")
         if _TABLE.fullmatch(table) is None:
             raise ConfigError(
