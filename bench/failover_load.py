@@ -126,8 +126,8 @@ class Plain:
     def __init__(self, engines: Sentinelled) -> None:
         self.counts: Counter[str] = Counter()
         sentinels = [(LOOPBACK, sentinel.port) for sentinel in engines.sentinels]
-        self._sentinel: Any = redis_sentinel.Sentinel(sentinels, socket_timeout=0.25)
-        self._redis: Any = self._sentinel.master_for(SERVICE, socket_timeout=0.25)
+        self._sentinel: Any = redis_sentinel.Sentinel(sentinels, socket_timeout=2)
+        self._redis: Any = self._sentinel.master_for(SERVICE, socket_timeout=2)
 
     async def login(self, cookie: str | None, principal: str) -> str:
         new = await self._save(secrets.token_hex(16), {"principal": principal, "n": 0})
@@ -175,12 +175,15 @@ class Visitor:
     moved_by: str = ""
     moved_at: float = 0.0
     pending: str = ""
+    over_and_out: bool = False
     over: list[tuple[float, str, str]] = field(default_factory=list)
     acknowledged: Counter[str] = field(default_factory=Counter)
 
     async def visit(self, layer: Any, lost: asyncio.Event) -> None:
         """Request after request, until one fails after the loss."""
         for verb in self._plan():
+            if self.over_and_out:  # a task that is in redis-py's hands may not hear a cancel
+                return
             self.pending = verb
             try:
                 await self._ask(layer, verb)
@@ -275,6 +278,8 @@ async def lose_a_primary(
         name: [Visitor(f"{name} {number}", moves=number % 2 == 0) for number in range(visitors)]
         for name in layers
     }
+    for layer in layers.values():  # connected
+        await _recovery_s(layer, time.monotonic())
     lost = asyncio.Event()
     visits = [
         asyncio.ensure_future(visitor.visit(layers[name], lost))
@@ -282,8 +287,10 @@ async def lose_a_primary(
         for visitor in crowd
     ]
     ended, _ = await asyncio.wait(visits, timeout=load_s, return_when=asyncio.FIRST_COMPLETED)
-    for visit in ended:
-        visit.result()  # nobody fails before the loss
+    if ended:  # nobody fails before the loss
+        for visitor in (visitor for crowd in crowds.values() for visitor in crowd):
+            visitor.over_and_out = True
+        await asyncio.gather(*visits)
     weak = {name: layer.counts["weak"] for name, layer in layers.items()}
     engines.lose_primary()
     lost_at = time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from samesession.errors import ConfigError
@@ -30,11 +32,14 @@ def test_sentinels_are_several_hosts_a_name_and_a_database() -> None:
     assert isinstance(map_of(found), Sentinels)
 
 
-def test_a_cluster_is_several_hosts() -> None:
-    found = target("valkeys+cluster://h1,h2:7000?ca=/etc/ca.pem&cert=c.pem&key=k.pem")
+def test_a_cluster_is_several_hosts(tmp_path: Path) -> None:
+    for name in ("ca", "c", "k"):
+        (tmp_path / name).touch()
+    files = f"ca={tmp_path}/ca&cert={tmp_path}/c&key={tmp_path}/k"
+    found = target(f"valkeys+cluster://h1,h2:7000?{files}")
     assert (found.topology, found.kind) == ("cluster", "tls")
     assert found.nodes == (("h1", 6379), ("h2", 7000))
-    assert found.options["ssl_certfile"] == "c.pem"
+    assert found.options["ssl_certfile"] == f"{tmp_path}/c"
     assert isinstance(map_of(found), Cluster)
 
 
@@ -56,6 +61,7 @@ def test_one_host_is_one_server_and_a_path_a_unix_socket() -> None:
         ("redis+cluster://h1?wate=1s", "did you mean 'wait'"),
         ("redis+cluster://h1?pool=0", "no number above 0"),
         ("redis+cluster://h1?ca=x", "has no parameter 'ca'"),
+        ("rediss+cluster://h1?ca=/nowhere/ca.pem", "cannot be read"),
         ("redis+clutser://h1", "did you mean redis+cluster://"),
         ("valkey+sentinels://h1/shop", "did you mean valkey+sentinel://"),
         ("redis://h1,h2", "takes one"),

@@ -9,49 +9,81 @@ from typing import Any
 
 from samesession._bridge import ready
 from samesession.doctor import probe
+from samesession.doctor import redis_several as several
 from samesession.doctor.finding import Finding, bad, clock, latency, note, ok, transport
 from samesession.errors import ConfigError, SameSessionError, StoreUnavailableError
 from samesession.settings import Url
 from samesession.stores.redis import RedisStore, open_threads
+from samesession.stores.redis_target import Node, Target, address
+from samesession.stores.redis_threads import ThreadWire
+
+NEAR = {"", "127.0.0.1", "::1", "localhost"}
 
 LOOKED_AT = 2000
 """Keys, at most, that are asked whether they have a deadline."""
 
 
 def examine(url: Url) -> list[Finding]:
-    """Look at everything that sessions need.
+    """Look at everything that sessions need, on every server that keeps them.
 
     Raises:
         ConfigError: nobody answers there, or not to us.
     """
     store = open_threads(url)
     assert isinstance(store, RedisStore)
+    target = Target.of(url)
+    wire = store._wire
+    assert isinstance(wire, ThreadWire)
     try:
-        return _examined(store, url, float(url.duration_ms("deadline", 250)))
-    finally:
-        ready(store.close())
-
-
-def _examined(store: RedisStore, url: Url, deadline_ms: float) -> list[Finding]:
-    def ask(*command: str | int) -> Any:
-        return ready(store._wire.call(*command))
-
-    try:
-        trips = sorted(_timed(lambda: ask("PING")) for _ in range(21))[:20]  # the first connects
-        info = _info(ask("INFO"))
+        primaries = ready(wire.primaries())
+        found = several.around(wire, target)
+        servers = [_server(store, node, target) for node in primaries]
     except StoreUnavailableError as error:
-        raise ConfigError(f"{error}; is it running, and the password right?") from None
-    found = [_version(info), *_role(info), _persistence(info), _eviction(info)]
-    found.append(latency(trips, deadline_ms))
-    found.append(clock(_ahead_ms(ask)))
-    secure = url.scheme in {"rediss", "valkeys", "redis+unix"}
-    found.append(transport(secure=secure, host=url.host, way=f"use {url.scheme}s://, with ?ca="))
-    found.append(_user(ask))
-    found.append(_tracking(ask))
-    if info.get("role") != "slave":
+        raise ConfigError(f"{str(error).rstrip('.')}; {_way_out(str(error))}") from None
+    finally:
+        ready(wire.close())
+    found += several.alike([address(node) for node in primaries], servers)
+    way = f"use {url.scheme.replace('redis', 'rediss').replace('valkey', 'valkeys')}://, with ?ca="
+    hosts = dict.fromkeys(host for host, _port in (*target.nodes, *primaries))
+    far = [host for host in hosts if host not in NEAR] if target.kind == "tcp" else []
+    found.append(transport(secure=target.kind != "tcp", host=", ".join(far), way=way))
+    if all(finding.what != "role" for server in servers for finding in server):
         found.append(probe.rights(store))
-    found.append(_deadlines(store, ask))
+    ready(store.close())
     return found
+
+
+def _server(store: RedisStore, node: Node, target: Target) -> list[Finding]:
+    def ask(*command: str | int) -> Any:
+        return ready(store._wire.call_at(node, *command))
+
+    trips = sorted(_timed(lambda: ask("PING")) for _ in range(21))[:20]  # the first connects
+    info = _info(ask("INFO"))
+    return [
+        _version(info),
+        *_lone(info, target),
+        *_role(info),
+        _persistence(info),
+        _eviction(info),
+        latency(trips, target.deadline_s * 1000),
+        clock(_ahead_ms(ask)),
+        _user(ask),
+        _tracking(ask),
+        _deadlines(store, ask),
+    ]
+
+
+def _way_out(error: str) -> str:
+    hints = {
+        "no such primary": "its name stands behind the hosts, as in their `sentinel monitor NAME`",
+        "one node of a cluster": "with some of its servers as hosts",
+        "username-password": "right user and password? of sentinels: sentinel_user, _password",
+        "Authentication required": "write redis://user:password@…",
+        "has this slot": "the cluster is not whole; see CLUSTER INFO",
+        "certificate": "name its authority with ?ca=FILE",
+    }
+    found = (hint for words, hint in hints.items() if words in error)
+    return next(found, "is it running, and the address right?")
 
 
 def _version(info: Mapping[str, str]) -> Finding:
@@ -61,6 +93,13 @@ def _version(info: Mapping[str, str]) -> Finding:
     if major < 6:
         return bad("version", text, "RESP3 and users need Redis 6.2 or Valkey; upgrade")
     return ok("version", text)
+
+
+def _lone(info: Mapping[str, str], target: Target) -> list[Finding]:
+    if info.get("cluster_enabled") != "1" or target.topology == "cluster":
+        return []
+    text = "one server of a cluster, which has the keys of its own slots only"
+    return [bad("cluster", text, "write redis+cluster:// and some of its servers")]
 
 
 def _role(info: Mapping[str, str]) -> list[Finding]:

@@ -214,20 +214,30 @@ class ThreadWire:
         share_s = self._target.deadline_s / len(places)
         trouble = []
         for place in places:
-            connection = thread_connection(self._target, place, sentinel=self._map.by_sentinel)
-            connection.socket_connect_timeout = connection.socket_timeout = share_s
             try:
-                connection.send_command(*self._map.question)
-                if self._map.learn(place, connection.read_response()):
+                reply = self.ask_place(place, *self._map.question, within_s=share_s)
+                if self._map.learn(place, reply):
                     return ""
                 trouble.append(f"{address(place)} knows of no such primary")
             except (RedisError, OSError, ValueError, TypeError) as error:
                 trouble.append(f"{address(place)}: {error}")
-            finally:
-                connection.disconnect()
             if time.monotonic() > until:
                 break
         return "; ".join(trouble)
+
+    def ask_place(self, place: Node, *command: str | bytes | int, within_s: float) -> Reply:
+        """Ask a sentinel, or some server of a cluster, on a connection of its own.
+
+        Raises:
+            RedisError: it refused, or is not there.
+        """
+        connection = thread_connection(self._target, place, sentinel=self._map.by_sentinel)
+        connection.socket_connect_timeout = connection.socket_timeout = within_s
+        try:
+            connection.send_command(*command)
+            return connection.read_response()
+        finally:
+            connection.disconnect()
 
 
 class Server:
