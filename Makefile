@@ -7,11 +7,11 @@ READY := .venv/.ready
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: install up engines test prove django check bench screenshot format pins help
+.PHONY: install up engines test prove django flask-suites check bench screenshot format pins help
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## build .venv with every extra (PYTHON=python3.12 picks the interpreter)
 
@@ -44,6 +44,9 @@ prove: $(READY) engines ## run every trial that the promises name; takes hours
 
 django: ## run our Django tests and Django's own: make django PYTHON=python3.13 DJANGO=6.1.3
 	@bash tools/django.sh $(PYTHON) $(DJANGO)
+
+flask-suites: ## run Flask-Login's and Flask's own tests with our sessions
+	@bash tools/flask_suites.sh $(PYTHON)
 
 check: $(READY) ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -122,6 +122,13 @@ def test_such_a_cookie_does_not_replace_that_of_a_login_meanwhile(
     assert (late._life.cookie is None) == (not writes or end != "down")
 
 
+def test_a_logout_that_read_a_newer_version_deletes_the_cookie(world: World, ann: Browser) -> None:
+    tab = ann.copy()
+    ann.visits(sets(a=1))
+    world.store.lags = True
+    assert tab.visits(lambda session: session.logout())._life.cookie == ""
+
+
 # -- S10: time -------------------------------------------------------------------------------------
 
 
