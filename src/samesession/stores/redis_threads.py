@@ -73,7 +73,10 @@ class ThreadWire:
 
     async def call(self, *command: str | bytes | int) -> Reply:
         """See `Wire`."""
-        return _one(self._run([command]))
+        if self._map.moves:
+            return _one(self._run([command]))
+        (node,) = self._map.primaries()  # the only one: nobody sends anything on
+        return await self.call_at(node, *command)
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
         """See `Wire`."""
@@ -90,7 +93,9 @@ class ThreadWire:
             (reply,) = self._server(node).exchange([command], until)
         except RedisError as error:
             raise translated(error, self._target.called(node)) from None
-        return _one([self._worded(reply, node)])
+        if isinstance(reply, Exception):
+            raise translated(reply, self._target.called(node))
+        return reply
 
     async def primaries(self) -> tuple[Node, ...]:
         """See `Wire`."""
@@ -281,7 +286,7 @@ class Server:
             raise StoreUnavailableError(f"{self._called} did not answer a moment ago")
         try:
             replies = self._twice(commands, until, durable=durable)
-            if any(isinstance(reply, NoScriptError) for reply in replies):
+            if NoScriptError in map(type, replies):
                 # The server forgot its scripts (SCRIPT FLUSH, a failover): teach it again.
                 self._twice([("SCRIPT", "LOAD", script) for script in self._scripts], until)
                 replies = self._twice(commands, until, durable=durable)

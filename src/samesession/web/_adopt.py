@@ -39,6 +39,10 @@ class OldCookies:
             same = (old.name, old.path, old.domain) == (cookie.name, cookie.path, cookie.domain)
             self._old.append((reader, codec, b"" if same else codec.set(Life(0, 0, Client))))
 
+    def __bool__(self) -> bool:
+        """Whether there is any to look for."""
+        return bool(self._old)
+
     async def moved_in(self, session: Session, headers: Iterable[bytes]) -> Session:
         """Return the session with what an old cookie leads to; one that has a token is left alone.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from ipaddress import ip_address, ip_network
 
 from samesession.errors import ResponseStartedError, RetryableError, TooManySessionsError
@@ -39,6 +39,7 @@ class CookieCodec:
         self.plain = carrier is Carrier.COOKIE
         self._carrier = carrier
         self._vary = _VARY[carrier]
+        self._varies = ("vary", b", ".join(self._vary).decode())
         self._needle = f"{cookie.name}=".encode("latin-1")
         self._skip = len(self._needle)
         self._attributes = f"; {cookie.attributes}"
@@ -95,6 +96,22 @@ class CookieCodec:
         if life.adopted:
             headers = [*headers, (b"set-cookie", life.adopted)]
         return varied(headers, (b"set-cookie", self.set(life)), self._vary)
+
+    def added(self, names: Container[str], life: Life) -> list[tuple[str, str]] | None:
+        """What `answered` only adds, as text; None where the response's own headers change, too.
+
+        Args:
+            names: of the response's headers, in lower case or compared so.
+            life: the session's.
+        """
+        if "vary" in names:
+            return None
+        if life.cookie is None:
+            return [self._varies]
+        if life.by_header or life.adopted or "cache-control" in names:
+            return None
+        token = self.set(life).decode("latin-1")
+        return [self._varies, ("cache-control", "no-store"), ("set-cookie", token)]
 
 
 def varied(

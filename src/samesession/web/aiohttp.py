@@ -158,9 +158,10 @@ class _Visit:
         self.socket: _Socket | None = None
 
     async def opened(self) -> AiohttpSession:
-        async with self._lock:
-            if self.session is None:
-                self.session = await self._adapter.open(self.request)
+        if self.session is None:
+            async with self._lock:
+                if self.session is None:
+                    self.session = await self._adapter.open(self.request)
         return self.session
 
 
@@ -180,7 +181,7 @@ class _Adapter:
         values: list[bytes] = []
         for said in request.headers.getall("Cookie", ()):
             values += self._codec.values(said.encode("utf-8", "surrogateescape"))
-        if len(set(values)) > 1:
+        if len(values) > 1 and len(set(values)) > 1:
             # Which of the two is meant cannot be known, and one may be planted.
             self._sessions.counts.add("ambiguous")
             values = []
@@ -193,6 +194,8 @@ class _Adapter:
         agent, address = request.headers.get("User-Agent", ""), request.remote or ""
         session = await self._core.open(value, partial(client_of, agent, address), AiohttpSession)
         session._life.by_header = by_header
+        if not self._old:
+            return cast("AiohttpSession", session)
         cookies = request.headers.getall("Cookie", ())
         raw = (said.encode("utf-8", "surrogateescape") for said in cookies)
         return cast("AiohttpSession", await self._old.moved_in(session, raw))
@@ -226,9 +229,13 @@ class _Adapter:
         if session is None:
             return
         if not session._life.started:
-            await self._core.finish(session)
+            await self._finish(session)
         elif self._core.uncommitted(session):
             await nothing_left(self._core, session)
+
+    async def _finish(self, session: Session) -> None:
+        if not self._core.only_read(session):
+            await self._core.finish(session)
 
     async def _failed(self, visit: _Visit, error: Exception) -> web.Response:
         session = visit.session
@@ -250,7 +257,7 @@ class _Adapter:
         if visit is None or session is None or session._life.started:
             return
         if not (visit.failed or isinstance(response, _Refusal)):
-            await self._core.finish(session)
+            await self._finish(session)
         session._life.started = True
         self._say(session, response)
         record = session._life.record
@@ -260,6 +267,10 @@ class _Adapter:
 
     def _say(self, session: Session, response: web.StreamResponse) -> None:
         if not session._used:
+            return
+        added = self._codec.added(response.headers, session._life)
+        if added is not None:
+            response.headers.extend(added)
             return
         raw = [(name.encode(), value.encode()) for name, value in response.headers.items()]
         headers = self._codec.answered(raw, session._life)

@@ -101,12 +101,15 @@ class SessionMiddleware:
         agent, address = environ.get("HTTP_USER_AGENT", ""), environ.get("REMOTE_ADDR", "")
         session = self._blocking.open(value, partial(client_of, agent, address), self.kind)
         session._life.by_header = by_header
-        return ready(self._old.moved_in(session, [raw])) if header else session
+        return ready(self._old.moved_in(session, [raw])) if header and self._old else session
 
     def headers(self, session: Session, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """A response's headers with what the session adds to them."""
         if not session._used:
             return headers
+        added = self._codec.added([name.lower() for name, _ in headers], session._life)
+        if added is not None:
+            return [*headers, *added]
         said = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         raw = self._codec.answered(said, session._life)
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
@@ -162,7 +165,8 @@ class _Response:
             return
         if self._said is None:
             raise AssertionError("the application sent a body before start_response (PEP 3333)")
-        self._middleware._blocking.finish(self._session)
+        if not self._middleware._core.only_read(self._session):
+            self._middleware._blocking.finish(self._session)
         self._session._life.started = True
         status, headers, exc_info = self._said
         headers = self._middleware.headers(self._session, headers)
@@ -189,6 +193,8 @@ class _Response:
 
     def logged_out(self) -> None:
         """Carry out a logout though nothing else of the request counts."""
+        if self._session._life.leaving is None:
+            return
         with suppress(AnsweredError):
             self._middleware._blocking.finish(self._session, failed=True)
 
