@@ -24,7 +24,7 @@ from samesession.settings import Url
 from samesession.store import Store
 from samesession.stores.near import Feed, NearCache, boot_ms
 from samesession.stores.near_copies import LEASE_MS, Copies
-from samesession.stores.redis_near import near_loop, near_threads
+from samesession.stores.redis_near import Told, near_loop, near_threads
 from samesession.strategies import strategy_of
 from samesession.testing import StoreContract, changed, created, ending, fresh_key, now_ms
 
@@ -439,6 +439,30 @@ def test_a_burst_of_news_before_an_answer_is_no_trouble(
     redis.close()
     assert one.load(fresh_key()) is None
     assert one.copies.era == 0
+
+
+def test_of_two_connections_only_the_one_that_answers_vouches_for_copies() -> None:
+    """After a failover there is a second one; what the first had told is asked for again."""
+    told = Told(Copies(1 << 20), "samesession:s:")
+    copies, old, new = told.copies, told.tracker(), told.tracker()
+    for connection in (old, new, old):  # and back
+        connection.listening()
+        era = copies.era
+        connection.answered()
+        assert copies.listening
+        assert told.speaker is connection
+        copies.heard(era, 1000)  # what was asked for while the other one spoke
+        assert copies.heard_ms < 1000 or era == copies.era
+        copies.heard(copies.era, 1000)
+        assert copies.heard_ms == 1000
+    assert copies.era == 2
+    new.lost()  # nobody's business any more
+    assert (copies.era, copies.listening) == (2, True)
+    old.lost()
+    assert (copies.era, copies.listening) == (3, False)
+    refused = told.tracker()
+    refused.answered()
+    assert not copies.listening
 
 
 # --- processes, threads, loops --------------------------------------------------------------------

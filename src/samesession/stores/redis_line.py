@@ -242,6 +242,8 @@ class Line:
             raise BrokenError("an answer that nobody asked for")
         sent = self._waiting.popleft()
         self._breaker.succeeded()
+        if self._tracker is not None:
+            self._tracker.answered()
         if not sent.answer.done():
             self._settle(sent, reply)
 

@@ -45,19 +45,26 @@ class Told:
 
 
 class Speaker:
-    """One connection, to one server. After a failover another one speaks, and a new era begins."""
+    """One connection, to one server. After a failover another one answers, and a new era begins."""
 
     def __init__(self, told: Told) -> None:
         """Say nothing yet."""
         self._told = told
+        self._tells = False
 
     def listening(self) -> None:
         """See `samesession.stores.redis_wire.Tracker`."""
+        self._tells = True
+
+    def answered(self) -> None:
+        """See `Tracker`."""
         told = self._told
-        if told.speaker is not None:
-            told.copies.lost()
-        told.speaker = self
-        told.copies.listen()
+        if told.speaker is not self:
+            if told.speaker is not None:
+                told.copies.lost()
+            told.speaker = self
+        if self._tells and not told.copies.listening:
+            told.copies.listen()
 
     def changed(self, name: bytes | None) -> None:
         """See `Tracker`; never raises, since redis-py would swallow it."""
@@ -69,6 +76,7 @@ class Speaker:
 
     def lost(self) -> None:
         """See `Tracker`."""
+        self._tells = False
         if self._told.speaker is self:
             self._told.speaker = None
             self._told.copies.lost()
@@ -122,14 +130,17 @@ class ThreadFeed:
         """See `Feed`."""
         told = self._wire.listener()
         assert isinstance(told, Told)
-        self._wire.read_news(lambda: self._beat(told.copies))
+        self._wire.read_news(lambda connection: self._beat(told, connection))
         return told.copies
 
-    def _beat(self, copies: Copies) -> Callable[[], None] | None:
-        """What to do with the answer of a heartbeat, if one is due."""
-        now, era = boot_ms(), copies.era
-        if not (copies.used and copies.listening) or now < copies.heard_ms + BEAT_MS:
+    def _beat(self, told: Told, connection: object) -> Callable[[], None] | None:
+        """What to do with the answer of a heartbeat, if one is due on a connection."""
+        copies, now = told.copies, boot_ms()
+        if told.speaker is not connection or not (copies.used and copies.listening):
             return None
+        if now < copies.heard_ms + BEAT_MS:
+            return None
+        era = copies.era
         copies.used = False
         return lambda: copies.heard(era, now)
 

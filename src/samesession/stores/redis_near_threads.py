@@ -27,8 +27,8 @@ from samesession.stores.redis_target import Node, Target
 from samesession.stores.redis_threads import Server, ThreadWire
 from samesession.stores.redis_wire import Command, Listener, Reply, Tracker
 
-Heartbeat = Callable[[], Callable[[], None] | None]
-"""What to do with the answer of a PING that is sent now; None: none is due."""
+Heartbeat = Callable[[Tracker], Callable[[], None] | None]
+"""What to do with the answer of a PING that is sent now on a connection; None: none is due."""
 
 
 class TrackedThreadWire(ThreadWire):
@@ -105,7 +105,7 @@ class TrackedServer(Server):
                 return
             while connection.can_read(timeout=0):
                 self._heard(_read(connection, self._target.deadline_s))
-            answered = None if self._beats else heartbeat()
+            answered = None if self._beats else heartbeat(self._tracker)
             if answered is not None:
                 connection.send_command("PING", check_health=False)
                 self._beats.append(answered)
@@ -143,6 +143,7 @@ class TrackedServer(Server):
         while True:
             reply = _read(connection, max(until - time.monotonic(), 0.001))
             if not self._heard(reply):
+                self._tracker.answered()
                 return reply
 
     def _heard(self, reply: Reply) -> bool:

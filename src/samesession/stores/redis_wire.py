@@ -70,6 +70,10 @@ class Tracker(Protocol):
         """The connection is new, and the server will tell."""
         ...
 
+    def answered(self) -> None:
+        """An answer came: what is told here counts, and no longer what another connection tells."""
+        ...
+
     def changed(self, name: bytes | None) -> None:
         """A key that was read was changed; None: all of them may have been."""
         ...
