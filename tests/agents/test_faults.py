@@ -7,10 +7,14 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ import pytest
 
 from agents.hosts import Host, joined, on_loopback
 from agents.network import Node, eventually, ports
+from agents.stored import store
 from samesession._bridge import ready
 from samesession.cluster.line import HEAD, framed
 from samesession.cluster.lmdb_shelf import map_of
@@ -416,6 +421,79 @@ def test_a_full_map_refuses_new_visitors_first_and_goes_on_for_the_others(tmp_pa
                 assert alone("end", key=name)["is"] == "mark"
         finally:
             alone.stop()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of its own, as small as a container's."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_tmpfs_that_somebody_else_filled_harms_nobody(small: Path, figure: Figure) -> None:
+    """The maps were allocated when they were opened, so nobody dies of SIGBUS."""
+    with on_loopback(2, small, size="8MB") as (one, two):
+        versions = made(one, 20)
+        with (small / "somebody-elses").open("wb", buffering=0) as other, suppress(OSError):
+            while True:
+                other.write(bytes(1 << 16))
+        assert not os.statvfs(small).f_bavail
+        agents = [one.agent, two.agent]
+        fresh = len(one("many", number=500, size=1000)["keys"])
+        assert fresh == 500
+        assert kept(two, versions) == 20
+        for host, name in zip((one, two) * 10, versions, strict=True):
+            assert host.patiently("put", key=name, more="1")["is"] == "applied"
+        for name in list(versions)[:10]:
+            assert two.patiently("end", key=name)["is"] == "mark"
+        assert [one.agent, two.agent] == agents
+        one.signal_agent(signal.SIGKILL)  # and the next agent needs no room either
+        for name in list(versions)[10:]:
+            assert one.patiently("put", key=name, more="2")["is"] == "applied"
+        for name in list(versions)[:10]:
+            assert one.patiently("load", key=name)["is"] == "mark"
+    figure("a tmpfs filled by somebody else: 500 new sessions, 30 writes, 10 ends, 0 lost")
+
+
+def test_a_joiner_takes_a_hundred_thousand_sessions_over(tmp_path: Path, figure: Figure) -> None:
+    """`python -m bench cluster` says how long that takes where nothing else runs."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        keys = store(folder, ["s1", "s2"], 100_000, map_size=400 << 20)
+        with on_loopback(3, folder, size="400MB") as (one, two, joiner):
+            began = time.monotonic()
+            eventually(lambda: level(joiner) == 1024, 60)
+            took = time.monotonic() - began
+            assert joiner("present", keys=keys[::200])["number"] == 500
+            over = keys[:20]
+            for name in over:
+                assert one.patiently("end", key=name)["is"] == "mark"
+            joiner.kill()  # and once more, from what it kept
+            joiner.start()
+            joined([joiner])
+            eventually(lambda: level(joiner) == 1024, 60)
+            for name in over:
+                assert joiner("load", key=name)["is"] == "mark"
+            assert joiner("present", keys=keys[20::200])["number"] == 500
+            for host in (one, two, joiner):
+                host.kill()  # handing a hundred thousand over is another test's business
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    figure(f"a joiner lacked nothing of 100 000 sessions {took:.1f} s after it was ready")
+
+
+def level(host: Host) -> int:
+    """Shards that a server lacks nothing of."""
+    told = host.status()
+    count: int = told["level_in"] + told["authority_of"]
+    return count
 
 
 def test_the_status_is_told_by_any_server(three: list[Host]) -> None:

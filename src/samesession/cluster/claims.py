@@ -637,8 +637,7 @@ class Claims:
             known = self._state.shard(shard)
             same = (known.epoch, known.holder, known.boot) == (claim.epoch, sender, boot)
             if same and self._state.settings.name not in self.owners(shard):
-                for key in list(self._state.shelf.keys(shard)):
-                    self._state.forget(key)
+                self._state.forget_shard(shard)
                 self._state.save(shard, era=0, owners=(), level=0)
 
     # -- sending -----------------------------------------------------------------------------------

@@ -133,6 +133,12 @@ class State:
             if copy.held:
                 self.save(shard, digest=self.shard(shard).digest.exchanged([(copy.item, None)]))
 
+    def forget_shard(self, shard: int) -> None:
+        """Drop all held copies of a shard."""
+        for key in [*self.shelf.keys(shard)]:
+            self.shelf.drop(shard, key)
+        self.save(shard, digest=Digest())
+
     def trim(self) -> None:
         """Let go of the contents that marks keep for a retry."""
         while self._finals and self._finals[0][0] <= self.now.mono_ms:
