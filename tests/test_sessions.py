@@ -85,6 +85,26 @@ def test_one_request_may_commit_many_times(world: World) -> None:
     assert world.counted() == {"created": 1, "committed": 2}
 
 
+@pytest.mark.parametrize("value", [7, [7]])
+def test_what_is_written_while_a_commit_is_on_its_way_belongs_to_the_next(
+    world: World, ann: Browser, value: object
+) -> None:
+    """As a background task of the same request may do."""
+    session = ann.opens()
+
+    def writes(verb: str) -> None:
+        session["late"] = value
+
+    session["n"] = 1
+    world.store.before = writes
+    world.sessions.blocking.commit(session)
+    world.store.before = lambda _verb: None
+    assert world.store.deltas[-1].sets.keys() == {"n"}
+    assert world.sessions.loops.uncommitted(session)
+    ann.answered(session)
+    assert ann.reads() == {"basket": ["tea"], "n": 1, "late": value}
+
+
 # -- S3, S8, S9: what is made, and when ------------------------------------------------------------
 
 

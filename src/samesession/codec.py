@@ -7,7 +7,7 @@ pickle, and an unknown tag is an unreadable value, not an import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -106,9 +106,9 @@ def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
     return contents
 
 
-def decode_again(raw: bytes) -> Any:
-    """Decode a value that `decode_all` has read before: nothing about it is left to check."""
-    return _unpack(raw)
+def reads_back(values: Iterable[Any]) -> bool:
+    """Whether decoding the bytes of these atoms gives nothing but the same values again."""
+    return _LEAVES.issuperset(map(type, values))
 
 
 def joined(raws: Sequence[bytes]) -> bytes:

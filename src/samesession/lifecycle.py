@@ -287,7 +287,8 @@ class Lifecycle:
 
     async def commit(self, session: Session) -> None:
         """See `Sessions.commit`."""
-        session.mark_accessed()
+        if not session._used:
+            session.mark_accessed()
         life = session._life
         try:
             if life.login_keys:
@@ -310,7 +311,7 @@ class Lifecycle:
 
     async def _change(self, session: Session, life: Life, record: Record) -> None:
         now = self._clock()
-        changes, idle_until = session.changes(), self._touch(record, now)
+        changes, idle_until = session.take(), self._touch(record, now)
         sets, removes = changes.sets, changes.removes
         if not (sets or removes):
             if not idle_until:
@@ -328,28 +329,32 @@ class Lifecycle:
             floor=life.seen,
             keep_empty=life.keep_empty or record.origin.principal is not None,
         )
-        outcome = await self._commit(delta)
+        try:
+            outcome = await self.store.commit(delta)
+        except StoreCorruptError:
+            outcome = self._unreadable()
         if isinstance(outcome, Lost):
             # Between our load and this commit the store went back; what is there is gone on with.
             self._counts.add("lost")
             outcome = await self._commit(replace(delta, at_least=None))
         if not isinstance(outcome, Applied):
             self._refused(session, life, delta, changes, outcome)
-        elif sets or removes:
-            self._keep(session, life, changes, self._known(record, delta, changes, outcome))
-            self._counts.add("committed")
-        else:
+            return
+        if not (sets or removes):
             self._counts.add("touched")
             life.record = after(record, delta, outcome)
-
-    def _known(self, record: Record, delta: Delta, changes: Changes, applied: Applied) -> Record:
-        """The record as this request knows it now: what others wrote meanwhile is not in it."""
-        if not alone(record, delta, applied):
+            return
+        self._counts.add("committed")
+        known = outcome.record
+        if not alone(record, delta, outcome):
+            # What others wrote meanwhile is not in this request's session.
             self._counts.add("merged")
-        elif applied.record is not None:
-            builds_on(applied.record, record, changes)
-            return applied.record
-        return after(record, delta, applied)
+            known = after(record, delta, outcome)
+        elif known is None:
+            known = after(record, delta, outcome)
+        else:
+            builds_on(known, record, changes)
+        self._keep(session, life, changes, known)
 
     def _refused(
         self, session: Session, life: Life, delta: Delta, changes: Changes, outcome: Outcome
@@ -378,12 +383,15 @@ class Lifecycle:
             life.cookie = self._cookie(life, record)
 
     async def _commit(self, delta: Delta) -> Outcome:
-        """The store's answer; a record that became unreadable since it was loaded is no record."""
         try:
             return await self.store.commit(delta)
         except StoreCorruptError:
-            self._counts.add("corrupt")
-            return Absent()
+            return self._unreadable()
+
+    def _unreadable(self) -> Absent:
+        """A record that became unreadable since it was loaded is no record."""
+        self._counts.add("corrupt")
+        return Absent()
 
     # -- make ------------------------------------------------------------------------------------
 
@@ -402,6 +410,7 @@ class Lifecycle:
                 "a new session needs a cookie, and the response has begun; "
                 "write to the session before the first byte"
             )
+        session._written = False  # as `take` says
         origin = self._origin(life, now)
         id_, record = await self._create(origin, changes.sets, now, floor=life.seen)
         if record is None:
@@ -499,7 +508,7 @@ class Lifecycle:
 
     async def _move(self, session: Session, life: Life, old: Record, reason: Reason) -> None:
         """Go on in a new record: index, create, end the old one, carry over what raced."""
-        changes = session.changes()
+        changes = session.take()
         now = self._clock()
         login = reason is Reason.LOGIN
         origin = self._origin(life, now) if login else old.origin

@@ -243,13 +243,17 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
         return Ended(stored), None
     if stored is None:
         return (Absent(), None) if delta.origin is None else _create(delta, delta.origin)
-    if _knows(stored, delta):
-        return _applied(stored), None
+    newest, seen, lost = stored.commits[-1], delta.at_least, False
+    if seen is None or newest.number != seen.number or newest.token[:TAG_BYTES] != seen.tag:
+        # Most deltas are built on the newest commit: then they were not applied before.
+        if delta.token in [commit.token for commit in stored.commits]:
+            return _applied(stored), None
+        lost = seen is not None and not stored.covers(seen)
     if delta.origin is not None:
         return Taken(), None
-    if stored.ends_ms <= delta.now_ms:
+    if stored.idle_until_ms <= delta.now_ms or stored.origin.absolute_ms <= delta.now_ms:
         return Ended(Mark(Reason.EXPIRED, stored.ends_ms, b"")), None
-    if delta.at_least is not None and not stored.covers(delta.at_least):
+    if lost:
         return Lost(stored.commits), None
     return _update(stored, delta)
 
@@ -289,14 +293,6 @@ def finish(stored: Record | Mark | None, ending: Ending) -> Mark:
     expired = stored is not None and stored.ends_ms <= ending.at_ms
     kept = stored if ending.reason.moved and not expired else None
     return Mark(ending.reason, ending.at_ms, ending.token, ending.successor, kept)
-
-
-def _knows(stored: Record, delta: Delta) -> bool:
-    """Whether the delta was applied before."""
-    seen, commits = delta.at_least, stored.commits
-    if seen is not None and commits[-1].number <= seen.number:
-        return False  # it would have made a newer commit than the one that it was built on
-    return delta.token in [commit.token for commit in commits]
 
 
 def _create(delta: Delta, origin: Origin) -> tuple[Outcome, Record]:

@@ -19,11 +19,11 @@ from samesession.codec import (
     ATOMS,
     are_still,
     decode,
-    decode_again,
     decode_all,
     encode,
     is_still,
     joined,
+    reads_back,
     split,
 )
 from samesession.errors import (
@@ -40,10 +40,9 @@ T = TypeVar("T")
 PRINCIPAL_BYTES = 256
 _MISSING = object()
 _COMMITTED = object()  # stands for a value that a commit has replaced; only its bytes are known
-_NOTHING: dict[str, Any] = {}  # shared, never written: a commit replaces it
+_NOTHING: dict[str, Any] = {}  # shared, never written
 _ANEW = object()  # stands for a value that can change in place: each session decodes its own
 _DECODED = "decoded"  # where a record's `__dict__` keeps its contents
-_EARLIER = "earlier"  # and, until these are asked for, those of the record that it came from
 
 
 class Client(NamedTuple):
@@ -53,15 +52,33 @@ class Client(NamedTuple):
     address: str = ""
 
 
-class Changes(Struct, frozen=True):
-    """What a request did to its session: encoded values to set, and keys to remove."""
+class Changes(Struct, frozen=True, eq=False):
+    """What a request did to its session: encoded values to set, and keys to remove.
+
+    Attributes:
+        atoms: the values to set, where all of them are known and cannot change in place.
+        weight: with `atoms`, bytes of the whole session at most.
+    """
 
     sets: Mapping[str, bytes]
     removes: tuple[str, ...]
+    atoms: Mapping[str, Any] | None = None
+    weight: int = 0
 
     def __bool__(self) -> bool:
         """Whether there is anything to commit."""
         return bool(self.sets or self.removes)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether they say the same."""
+        if not isinstance(other, Changes):
+            return NotImplemented
+        return (self.sets, self.removes) == (other.sets, other.removes)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_NO_CHANGES = Changes({}, ())
 
 
 class Core(Protocol):
@@ -103,7 +120,8 @@ class Life:
         cookie: the value to set; "" deletes the cookie; None leaves it alone.
         catches_up: that value only says that a newer version was read than the browser had seen.
         saved: the encoded values as loaded or last committed.
-        base: the decoded values that stood in the dict then.
+        base: the decoded values that stood in the dict then, but for `committed`.
+        committed: what was committed and is not in `base` yet.
         fresh: those of `base` that can change in place, until a commit; `packed` is their bytes.
         atoms: what was set key by key since and cannot change in place.
         raws: the same, encoded.
@@ -118,13 +136,13 @@ class Life:
         room: bytes that may still be written at least, once something was.
     """
 
-    # Slots, each set at once: reading a default from the class takes ten times as long.
+    # Slots, each set at once: a default on the class costs ten times as much to read.
     __slots__ = (
-        *("arrived_ms", "size_limit", "client", "token", "record", "seen", "principal", "quiet"),
-        *("leaving", "carries", "started", "failure", "failed", "told", "ending_token", "cookie"),
-        *("saved", "base", "fresh", "packed", "atoms", "raws", "room", "login_keys", "followed"),
-        *("by_header", "adopted", "persistent", "keep_empty", "typed", "refused"),
-        *("catches_up", "core"),
+        *("arrived_ms", "size_limit", "client", "core", "token", "record", "seen", "principal"),
+        *("quiet", "leaving", "carries", "started", "refused", "failure", "failed", "told"),
+        *("ending_token", "cookie", "catches_up", "saved", "base", "committed", "fresh"),
+        *("packed", "atoms", "raws", "room", "login_keys", "followed", "by_header"),
+        *("adopted", "persistent", "keep_empty", "typed"),
     )
 
     def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
@@ -141,6 +159,7 @@ class Life:
         self.leaving: Reason | None = None
         self.carries = True
         self.started = False
+        self.refused = False
         self.failure: RetryableError | None = None
         self.failed = False
         self.told = False
@@ -148,15 +167,15 @@ class Life:
         self.cookie: str | None = None
         self.catches_up = False
         self.saved: Mapping[str, bytes] = _NOTHING
-        self.base: Mapping[str, Any] = _NOTHING
+        self.base: dict[str, Any] = _NOTHING
+        self.committed: tuple[Changes, ...] = ()
         self.fresh: Sequence[Any] = ()
         self.packed = b""
-        self.atoms: dict[str, Any] = _NOTHING
-        self.raws: dict[str, bytes] = _NOTHING
+        self.atoms: dict[str, Any] | None = None
+        self.raws: dict[str, bytes] | None = None
         self.room: int | None = None
         self.login_keys: Sequence[str] = ()
         self.followed: Any = _MISSING
-        self.refused = False
         self.by_header = False
         self.adopted: bytes | None = None
         self.persistent = False
@@ -173,8 +192,9 @@ class Session(dict[str, Any]):
         """Fill the dict from the record that was loaded, if any."""
         self._life = life
         self._used = self._written = self._lent = False
-        if life.record is not None:
-            self._fill(life, life.record)
+        record = life.record
+        if record is not None:
+            self._fill(life, record)
 
     # -- who, and until when -------------------------------------------------------------------
 
@@ -294,22 +314,21 @@ class Session(dict[str, Any]):
         """Set one key, refusing what could not be stored while the writer is still there."""
         if not self._used:
             self._use()
-        if type(key) is not str or not key.isascii():
-            _check_key(key)
+        weight = len(key) if type(key) is str and key.isascii() else _checked(key)
         raw = encode(key, value)
         life = self._life
         if life.room is None:
             life.room = life.size_limit - self._weight_of_saved()
-        life.room -= len(raw) + (len(key) if key.isascii() else len(key.encode()))
-        if life.room < 0:
+        life.room = room = life.room - len(raw) - weight
+        if room < 0:
             self._weigh({key: raw})
         self._written = True
-        if type(value) in ATOMS:
-            if not life.raws:
-                life.atoms, life.raws = {}, {}
-            life.atoms[key], life.raws[key] = value, raw
-        else:
+        if type(value) not in ATOMS:
             self._lent = True  # the writer still holds it
+        elif life.raws is None or life.atoms is None:
+            life.atoms, life.raws = {key: value}, {key: raw}
+        else:
+            life.atoms[key], life.raws[key] = value, raw
         dict.__setitem__(self, key, value)
 
     def __getitem__(self, key: str, /) -> Any:
@@ -376,6 +395,17 @@ class Session(dict[str, Any]):
             self._life.told = True
             raise
 
+    def take(self) -> Changes:
+        """The changes to commit now; what is written from here on belongs to the next commit.
+
+        Raises:
+            ValueNotStorableError: see `changes`.
+            SessionTooLargeError: see `changes`.
+        """
+        changes = self.changes()
+        self._written = False
+        return changes
+
     def follow(self) -> None:
         """Take a change of the first login key for the login or logout that it is (S6).
 
@@ -385,8 +415,9 @@ class Session(dict[str, Any]):
         life = self._life
         if not life.login_keys:
             return
-        value = dict.get(self, life.login_keys[0])
-        before = life.base.get(life.login_keys[0]) if life.followed is _MISSING else life.followed
+        key = life.login_keys[0]
+        value = dict.get(self, key)
+        before = self._base().get(key) if life.followed is _MISSING else life.followed
         life.followed = value
         if value == before or life.leaving is Reason.LOGIN:  # said by the application itself
             return
@@ -398,7 +429,7 @@ class Session(dict[str, Any]):
         elif life.principal in {None, principal}:
             self.login(principal)
         else:
-            base = dict(life.base)
+            base = dict(self._base())
             mine = {k: v for k, v in contents.items() if base.get(k, _MISSING) is not v}
             mine.update({k: contents[k] for k in life.login_keys if k in contents})
             self.login(principal)
@@ -410,7 +441,7 @@ class Session(dict[str, Any]):
         if self._written or self._lent:
             return False
         # Nobody wrote, and nobody was given a value that can change, unless by a C library.
-        return self._stands_on(self._life.base)
+        return self._stands_on(self._base())
 
     def saw(self, changes: Changes, saved: Mapping[str, bytes] | None = None) -> None:
         """Take the contents as committed: later changes are compared with them.
@@ -424,13 +455,25 @@ class Session(dict[str, Any]):
             saved = {**life.saved, **changes.sets}
             for key in changes.removes:
                 saved.pop(key, None)
-        life.saved, life.atoms, life.raws = saved, _NOTHING, _NOTHING
-        # Few requests look again: then what was committed is compared by its bytes.
-        base = life.base = {**life.base, **dict.fromkeys(changes.sets, _COMMITTED)}
-        for key in changes.removes:
-            base.pop(key, None)
-        self._written = False
+        life.saved, life.atoms, life.raws = saved, None, None
+        life.committed = (*life.committed, changes)
         life.told = False
+
+    def _base(self) -> Mapping[str, Any]:
+        """What stood in the dict when it was loaded or last committed.
+
+        Few requests look again after a commit, so it is brought up to date only then; of what was
+        committed only the bytes are known.
+        """
+        life = self._life
+        if life.committed:
+            base = dict(life.base)
+            for changes in life.committed:
+                base.update(dict.fromkeys(changes.sets, _COMMITTED))
+                for key in changes.removes:
+                    base.pop(key, None)
+            life.base, life.committed = base, ()
+        return life.base
 
     def restore(self) -> None:
         """Go back to what was loaded or last committed: nothing that came since is kept."""
@@ -456,13 +499,23 @@ class Session(dict[str, Any]):
 
     def _compared(self) -> Changes:
         life = self._life
-        saved = life.saved
-        if not self._lent and self._stands_on({**life.base, **life.atoms}):
-            # Nobody was given a value that can change, and C calls see nothing beyond what was
-            # set key by key: then that is all.
-            sets = {key: raw for key, raw in life.raws.items() if saved.get(key) != raw}
-            return Changes(sets, ())
-        return self._closely_compared(life.base, saved)
+        base, saved = self._base() if life.committed else life.base, life.saved
+        if not self._lent:
+            # Nobody was given a value that can change: if C calls see nothing beyond what was set
+            # key by key, that is all.
+            raws, atoms = life.raws, life.atoms
+            if raws is None or atoms is None:
+                if self._stands_on(base):
+                    return _NO_CHANGES
+            elif self._stands_on({**base, **atoms}):
+                for key, raw in raws.items():
+                    if saved.get(key) == raw:
+                        sets = {key: raw for key, raw in raws.items() if saved.get(key) != raw}
+                        return Changes(sets, ())
+                # Copies: the handler may go on writing while these are on their way.
+                weight = life.size_limit - (life.room or 0)
+                return Changes(raws.copy(), (), atoms.copy(), weight)
+        return self._closely_compared(base, saved)
 
     def _stands_on(self, base: Mapping[str, Any]) -> bool:
         """Whether the contents are these, and what can change in place is as it was loaded."""
@@ -480,7 +533,7 @@ class Session(dict[str, Any]):
                 before = _MISSING
             fresh = _encode_or_keep(key, value, None if before is _MISSING else raw)
             if fresh != raw:
-                _check_key(key)
+                _checked(key)
                 sets[key] = fresh
         removes = tuple(key for key in base if not dict.__contains__(self, key))
         limit = self._life.size_limit
@@ -532,15 +585,15 @@ class Session(dict[str, Any]):
     def _start_empty(self) -> None:
         super().clear()
         life = self._life
-        life.base, life.saved, life.room = {}, {}, None
+        life.base, life.saved, life.room, life.committed = {}, {}, None, ()
         life.fresh, life.packed = (), b""
-        life.atoms, life.raws = _NOTHING, _NOTHING
+        life.atoms, life.raws = None, None
         life.followed, life.typed = None, {}
         self._written = True
 
     def _check(self, new: Mapping[str, Any]) -> None:
         for key in new:
-            _check_key(key)
+            _checked(key)
         sets = {key: encode(key, value) for key, value in new.items()}
         life = self._life
         if life.room is None:
@@ -583,59 +636,40 @@ class _Decoded(Struct):
             place only the keys: decoded they take up to 65 times their bytes.
         changeable: these keys.
         packed: their values encoded, to decode them for each session anew; empty: none.
-        weight: bytes of all keys and encoded values, once somebody has asked.
+        weight: bytes of all keys and encoded values at most, once somebody has asked.
     """
 
     contents: dict[str, Any]
-    changeable: Sequence[str]
+    changeable: tuple[str, ...]
     packed: bytes
     weight: int | None = None
 
 
 def _decoded(record: Record) -> _Decoded:
     """Decode a record, unless that was done before."""
-    kept = record.__dict__
-    known: _Decoded | None = kept.get(_DECODED)
+    known: _Decoded | None = record.__dict__.get(_DECODED)
     if known is None:
         values = record.values
-        earlier: tuple[_Decoded, Mapping[str, bytes], Changes] | None = kept.pop(_EARLIER, None)
-        known = _read_on(*earlier, values) if earlier else _read(decode_all(values), values)
-        kept[_DECODED] = known
+        contents = decode_all(values)
+        changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
+        packed = joined([values[key] for key in changeable]) if changeable else b""
+        contents.update(dict.fromkeys(changeable, _ANEW))
+        known = _Decoded(contents, tuple(changeable), packed)
+        record.__dict__[_DECODED] = known
     return known
 
 
-def _read(contents: dict[str, Any], values: Mapping[str, bytes]) -> _Decoded:
-    changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
-    packed = joined([values[key] for key in changeable]) if changeable else b""
-    contents.update(dict.fromkeys(changeable, _ANEW))
-    return _Decoded(contents, changeable, packed)
-
-
-def _read_on(
-    known: _Decoded, before: Mapping[str, bytes], changes: Changes, values: Mapping[str, bytes]
-) -> _Decoded:
-    """Decode only what a commit has changed."""
-    contents, weight, like_before = known.contents.copy(), known.weight, not changes.removes
-    for key, raw in changes.sets.items():
-        if type(contents.get(key)) not in ATOMS:
-            like_before = False
-        value = contents[key] = decode_again(raw)
-        if type(value) not in ATOMS:
-            like_before = False
-        if weight is not None:
-            weight += len(raw) - len(before[key]) if key in before else len(key.encode()) + len(raw)
-    if like_before:
-        return _Decoded(contents, known.changeable, known.packed, weight)
-    for key in changes.removes:
-        contents.pop(key, None)
-    return _read(contents, values)
-
-
 def builds_on(record: Record, before: Record, changes: Changes) -> None:
-    """Note which changes made a record, so that nobody decodes again what they left alone."""
-    known = before.__dict__.get(_DECODED)
-    if known is not None:
-        record.__dict__[_EARLIER] = known, before.values, changes
+    """Spare the next request the decoding of what a commit left alone, where that is easy."""
+    known: _Decoded | None = before.__dict__.get(_DECODED)
+    atoms = changes.atoms
+    if known is None or atoms is None or _ANEW in map(known.contents.get, atoms):
+        return
+    if reads_back(atoms.values()):
+        contents = {**known.contents, **atoms}
+        record.__dict__[_DECODED] = _Decoded(
+            contents, known.changeable, known.packed, changes.weight
+        )
 
 
 def _weight(values: Mapping[str, bytes]) -> int:
@@ -643,13 +677,15 @@ def _weight(values: Mapping[str, bytes]) -> int:
     return len("".join(values).encode()) + sum(map(len, values.values()))
 
 
-def _check_key(key: object) -> None:
+def _checked(key: object) -> int:
+    """Its bytes, of a key that can be stored."""
     if not isinstance(key, str):
         raise ValueNotStorableError(
             f"session[{key!r}] has a key of type {type(key).__qualname__}; use str"
         )
     if not key.isascii():
         encode(key, key)  # a lone surrogate is refused here, by name
+    return len(key.encode())
 
 
 def _encode_or_keep(key: str, value: Any, loaded: bytes | None) -> bytes:

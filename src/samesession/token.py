@@ -95,7 +95,7 @@ class Signer:
         signing = self._macs[0].copy()
         signing.update(body.encode())
         value = f"{body}.{signing.hexdigest()}"
-        self._remember(value.encode(), token)
+        self._remember(value.encode(), token)  # the browser's next request brings it
         return value
 
     def loads(self, value: bytes, *, now_ms: int) -> Token | Refusal:

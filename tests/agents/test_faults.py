@@ -568,7 +568,7 @@ def test_a_reader_that_was_killed_pins_nothing(tmp_path: Path) -> None:
         child = os.fork()
         if child == 0:
             map_ = map_of(alone.options.folder, alone.options.size)
-            transaction = map_.here.begin()
+            transaction = map_.here().begin()
             os.write(outbox, b"reading")
             time.sleep(60)
             transaction.abort()
@@ -588,4 +588,4 @@ def test_a_reader_that_was_killed_pins_nothing(tmp_path: Path) -> None:
 
 def readers(map_: Map) -> set[int]:
     """Whose places are taken in the table that all processes share."""
-    return {int(line.split()[0]) for line in map_.here.readers().splitlines()[1:]}
+    return {int(line.split()[0]) for line in map_.here().readers().splitlines()[1:]}

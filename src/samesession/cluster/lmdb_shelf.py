@@ -52,7 +52,7 @@ def read(map_: Map, key: Key, shard: int) -> tuple[Copy | None, int, Lease]:
 
     What cannot be read is answered as if it were not there; the agent will be asked.
     """
-    with map_.here.begin(buffers=True) as txn:
+    with map_.here().begin(buffers=True) as txn:
         raw = txn.get(b"s" + key.encode())
         if raw is None:
             return None, 0, _NO_LEASE
@@ -92,7 +92,7 @@ class LmdbShelf:
             StoreUnavailableError: nothing was kept; the replica's memory may differ from now on.
         """
         try:
-            with self._map.here.begin(write=True) as txn:
+            with self._map.here().begin(write=True) as txn:
                 self._txn = txn
                 self._seen = {}
                 yield txn

@@ -16,6 +16,7 @@ from threading import Lock
 
 import lmdb
 
+from samesession._process import pid
 from samesession.errors import ConfigError, StoreUnavailableError
 
 Transaction = lmdb.Transaction
@@ -48,40 +49,38 @@ class Map:
     def __str__(self) -> str:
         return f"{self.folder} ({self.size >> 20} MB)"
 
-    @property
     def here(self) -> lmdb.Environment:
         """The map as this process has it.
 
         Raises:
             StoreUnavailableError: there is no room for it, or no right to it.
         """
-        if self._opened is None or self._pid != os.getpid():
-            self._open()
-        assert self._opened is not None
+        if self._opened is None or self._pid != pid():
+            return self._open()
         return self._opened
 
     def used(self) -> float:
         """The share that is in use."""
-        pages = self.here.stat()
+        pages = self.here().stat()
         used = pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]
         return float(used * pages["psize"] / self.size)
 
     def forget_the_dead(self) -> None:
         """Free the places of readers that were killed: what they read could not be used again."""
-        self.here.reader_check()
+        self.here().reader_check()
 
     def close(self) -> None:
         """Let go of it; a later use opens it again."""
         with self._opening:
-            if self._opened is not None and self._pid == os.getpid():
+            if self._opened is not None and self._pid == pid():
                 self._opened.close()
             self._opened = None
 
-    def _open(self) -> None:
+    def _open(self) -> lmdb.Environment:
         with self._opening:
             if self._opened is not None:
-                if self._pid == os.getpid():
-                    return
+                if self._pid == pid():
+                    return self._opened
                 self._opened.close()  # a fork's: LMDB opens a map once a process
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -109,7 +108,8 @@ class Map:
                     f"make room, or name another folder: {self._remedy}"
                 ) from None
             self._opened.reader_check()
-            self._pid = os.getpid()
+            self._pid = pid()
+            return self._opened
 
 
 def server_name(env: Mapping[str, str] = os.environ) -> str:

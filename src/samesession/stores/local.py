@@ -61,27 +61,39 @@ class LocalStore:
         self._map = Map(folder, size, "sticky:///folder?size=64MB")
         self._clock_ms = clock_ms
         self._sweep_at = 0
-        self._read = _Read()
+        # What some bytes of the map mean, so that the same bytes are decoded once: browsers come in
+        # bursts. Bytes are still read and compared every time, so nothing can be stale.
+        self._kept: dict[Key, tuple[bytes, Record | Mark]] = {}
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; every worker of the server reads the one map."""
-        with self._map.here.begin() as txn:
+        with self._map.here().begin() as txn:
             raw = txn.get(b"s" + key.encode())
-        return None if raw is None else self._read.decoded(key, raw)
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] == raw:
+            return kept[1]
+        if raw is None:
+            return None
+        value = loads(key, bytes(raw))
+        self._keep(key, bytes(raw), value)
+        return value
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
-        origin, key, read = delta.origin, delta.key, self._read
-        if origin is not None and origin.principal is None:
+        if delta.origin is not None and delta.origin.principal is None:
             self._room_for_anonymous()
         if delta.now_ms >= self._sweep_at:
             self._sweep_at = delta.now_ms + SWEEP_EVERY_MS
             self._sweep()
+        key = delta.key
         name = b"s" + key.encode()
         try:
-            with self._map.here.begin(write=True) as txn:
-                found = txn.get(name)
-                stored = None if found is None else read.for_writing(key, found)
+            with self._map.here().begin(write=True) as txn:
+                found, kept = txn.get(name), self._kept.get(key)
+                if kept is not None and kept[0] == found:
+                    stored: Record | Mark | None = kept[1]
+                else:
+                    stored = None if found is None else readable(key, bytes(found))
                 outcome, written = merge(stored, delta)
                 if written is None:
                     return outcome
@@ -91,7 +103,7 @@ class LocalStore:
                     _enter(txn, key, written, before=stored)
         except MapError as error:
             raise self._failed(error) from None
-        read.keep(key, raw, written)
+        self._keep(key, raw, written)
         return outcome
 
     async def end(self, key: Key, ending: Ending) -> Mark:
@@ -116,7 +128,7 @@ class LocalStore:
     async def held_by(self, principal: str) -> list[Record]:
         """See `Store`."""
         now = self._clock_ms()
-        with self._map.here.begin() as txn:
+        with self._map.here().begin() as txn:
             held = [_get(txn, key) for key in _members(txn, principal)]
         live = [r for r in held if isinstance(r, Record) and r.ends_ms > now]
         return sorted(live, key=lambda record: record.origin.created_ms)
@@ -132,7 +144,7 @@ class LocalStore:
     async def keys(self, cursor: str, most: int) -> tuple[list[Key], str]:
         """See `samesession.stores.listing.Listing`; in the order of the map."""
         keys: list[Key] = []
-        with self._map.here.begin() as txn, txn.cursor() as names:
+        with self._map.here().begin() as txn, txn.cursor() as names:
             names.set_range(_name(Key(cursor + "\0" if cursor else "")))
             for found in names.iternext(values=False):
                 name = bytes(found)
@@ -142,12 +154,18 @@ class LocalStore:
                     keys.append(Key(name[1:].decode()))
         return keys, keys[-1] if len(keys) == most else ""
 
+    def _keep(self, key: Key, raw: bytes, value: Record | Mark) -> None:
+        if len(raw) <= KEPT_BYTES:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            self._kept[key] = raw, value
+
     # -- the map -----------------------------------------------------------------------------------
 
     def _write(self, step: Callable[..., T], *arguments: Any) -> T:
         """Do one step in one transaction."""
         try:
-            with self._map.here.begin(write=True) as txn:
+            with self._map.here().begin(write=True) as txn:
                 return step(txn, *arguments)
         except MapError as error:
             raise self._failed(error) from None
@@ -171,7 +189,7 @@ class LocalStore:
         """Drop up to a batch of what is over; returns how many."""
         now, dropped = self._clock_ms(), 0
         try:
-            with self._map.here.begin(write=True) as txn, txn.cursor() as cursor:
+            with self._map.here().begin(write=True) as txn, txn.cursor() as cursor:
                 found = cursor.set_range(b"x")
                 while found and dropped < SWEEP_BATCH and cursor.key() < _deadline(now):
                     key = bytes(cursor.key()[9:])
@@ -181,35 +199,6 @@ class LocalStore:
         except MapError:
             return dropped
         return dropped
-
-
-class _Read:
-    """What some bytes of the map mean, so that the same bytes are decoded once.
-
-    Browsers come in bursts: bytes are still read and compared every time, so nothing can be stale.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[Key, tuple[bytes, Record | Mark]] = {}
-
-    def decoded(self, key: Key, raw: bytes) -> Record | Mark:
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] == raw:
-            return kept[1]
-        value = loads(key, raw)
-        self.keep(key, raw, value)
-        return value
-
-    def for_writing(self, key: Key, raw: bytes) -> Record | Mark | None:
-        """The same for those who will write: something unreadable is as good as nothing."""
-        kept = self._kept.get(key)
-        return kept[1] if kept is not None and kept[0] == raw else readable(key, raw)
-
-    def keep(self, key: Key, raw: bytes, value: Record | Mark) -> None:
-        if len(raw) <= KEPT_BYTES:
-            if len(self._kept) >= KEPT:
-                self._kept.clear()
-            self._kept[key] = raw, value
 
 
 def _drop_if_over(txn: Transaction, key: Key, now: int) -> bool:

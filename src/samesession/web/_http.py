@@ -20,6 +20,7 @@ Headers = list[tuple[bytes, bytes]]
 
 TOKEN_HEADER = b"session-token"
 _NO_STORE = (b"cache-control", b"no-store")
+_OURS = frozenset({b"vary", b"cache-control"})
 _VARY = {
     Carrier.COOKIE: (b"Cookie",),
     Carrier.HEADER: (b"Session-Token",),
@@ -39,7 +40,8 @@ class CookieCodec:
         self.plain = carrier is Carrier.COOKIE
         self._carrier = carrier
         self._vary = _VARY[carrier]
-        self._varies = ("vary", b", ".join(self._vary).decode())
+        self._varies = (b"vary", b", ".join(self._vary))
+        self._varies_text = ("vary", b", ".join(self._vary).decode())
         self._needle = f"{cookie.name}=".encode("latin-1")
         self._skip = len(self._needle)
         self._attributes = f"; {cookie.attributes}"
@@ -68,12 +70,12 @@ class CookieCodec:
 
     def set(self, life: Life) -> bytes:
         """The Set-Cookie header's value that the request decided; deletion repeats the flags."""
-        age = ""
-        if not life.cookie:
+        cookie, age = life.cookie or "", ""
+        if not cookie:
             age = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
         elif (self._persistent or life.persistent) and life.token is not None:
             age = f"; Max-Age={max(0, (life.token.absolute_ms - life.arrived_ms) // 1000)}"
-        return f"{self._name}={life.cookie or ''}{self._attributes}{age}".encode("latin-1")
+        return f"{self._name}={cookie}{self._attributes}{age}".encode("latin-1")
 
     def carried(self, header: bytes | None, cookie: bytes | None) -> tuple[bytes | None, bool]:
         """The token among what came, and whether it is answered by header.
@@ -88,14 +90,24 @@ class CookieCodec:
         return cookie, False
 
     def answered(self, headers: Iterable[tuple[bytes, bytes]], life: Life) -> Headers:
-        """A response's headers with what its session adds to them."""
-        if life.cookie is None:
-            return varied(headers, None, self._vary)
+        """A response's headers with what its session adds to them (S12)."""
+        headers = list(headers)
+        for name, _ in headers:
+            if name in _OURS or not name.islower():
+                headers, said = _without_ours(headers, drop_caching=life.cookie is not None)
+                headers.append((b"vary", _merged(said, self._vary)))
+                break
+        else:
+            headers.append(self._varies)
+        if life.cookie is not None:
+            headers += (_NO_STORE, *self._tokens(life))
+        return headers
+
+    def _tokens(self, life: Life) -> Headers:
         if life.by_header:
-            return varied(headers, (TOKEN_HEADER, life.cookie.encode()), self._vary)
-        if life.adopted:
-            headers = [*headers, (b"set-cookie", life.adopted)]
-        return varied(headers, (b"set-cookie", self.set(life)), self._vary)
+            return [(TOKEN_HEADER, (life.cookie or "").encode())]
+        cookie = (b"set-cookie", self.set(life))
+        return [(b"set-cookie", life.adopted), cookie] if life.adopted else [cookie]
 
     def added(self, names: Container[str], life: Life) -> list[tuple[str, str]] | None:
         """What `answered` only adds, as text; None where the response's own headers change, too.
@@ -107,52 +119,34 @@ class CookieCodec:
         if "vary" in names:
             return None
         if life.cookie is None:
-            return [self._varies]
+            return [self._varies_text]
         if life.by_header or life.adopted or "cache-control" in names:
             return None
         token = self.set(life).decode("latin-1")
-        return [self._varies, ("cache-control", "no-store"), ("set-cookie", token)]
+        return [self._varies_text, ("cache-control", "no-store"), ("set-cookie", token)]
 
 
-def varied(
-    headers: Iterable[tuple[bytes, bytes]],
-    token: tuple[bytes, bytes] | None,
-    vary: tuple[bytes, ...],
-) -> Headers:
-    """Return a response's headers with what its session adds to them (S12).
+def _without_ours(headers: Headers, *, drop_caching: bool) -> tuple[Headers, list[bytes]]:
+    """Take out what is said anew.
 
     Args:
-        headers: what the application said.
-        token: the header that carries a new token; then nothing said about caching stands.
-        vary: the request's headers that the answer depends on.
+        headers: of the application.
+        drop_caching: a token goes along, so nothing said about caching stands.
+
+    Returns:
+        The other headers, and what was said in ``Vary``.
     """
-    headers = list(headers)
-    varies = said = False
-    for name, _ in headers:
-        lower = name.lower()
-        if lower == b"vary":
-            varies = True
-        elif lower == b"cache-control":
-            said = True
-    if varies:
-        headers = _merged_vary(headers, vary)
-    else:
-        headers.append((b"vary", b", ".join(vary)))
-    if token is not None:
-        if said:
-            headers = [pair for pair in headers if pair[0].lower() != b"cache-control"]
-        headers += (_NO_STORE, token)
-    return headers
-
-
-def _merged_vary(headers: Headers, vary: tuple[bytes, ...]) -> Headers:
-    """One header in the end: middleware around ours may keep only the first (Starlette's do)."""
     said = [value for name, value in headers if name.lower() == b"vary"]
+    ours = _OURS if drop_caching else {b"vary"}
+    return [pair for pair in headers if pair[0].lower() not in ours], said
+
+
+def _merged(said: list[bytes], vary: tuple[bytes, ...]) -> bytes:
+    """One header in the end: middleware around ours may keep only the first (Starlette's do)."""
     names = {part.strip().lower() for value in said for part in value.split(b",")}
     if b"*" not in names:
-        said += [name for name in vary if name.lower() not in names]
-    kept = [(name, value) for name, value in headers if name.lower() != b"vary"]
-    return [*kept, (b"vary", b", ".join(said))]
+        said = said + [name for name in vary if name.lower() not in names]
+    return b", ".join(said)
 
 
 async def nothing_left(core: Lifecycle, session: Session) -> None:
@@ -164,7 +158,7 @@ async def nothing_left(core: Lifecycle, session: Session) -> None:
         await core.finish(session, failed=True)
         if not core.uncommitted(session):
             return
-    session.saw(session.changes())  # said once
+    session.saw(session.take())  # said once
     raise ResponseStartedError(
         "the session was changed after the response began, and its commit is over; change it "
         "earlier, or call `await sessions.commit(session)` (in threads `sessions.blocking.commit`)"

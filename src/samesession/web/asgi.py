@@ -180,17 +180,18 @@ class SessionMiddleware:
 
     def _cookie(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """The value of the one cookie of our name, if there is one."""
-        found = None
+        values: list[bytes] | None = None
         for name, header in headers:
             if name == b"cookie":  # HTTP/2 may split the header (RFC 9113 8.2.3)
-                for value in self._codec.values(header):
-                    if found is None:
-                        found = value
-                    elif value != found:
-                        # Which of the two is meant cannot be known, and one may be planted.
-                        self.sessions.counts.add("ambiguous")
-                        return None
-        return found
+                found = self._codec.values(header)
+                values = found if values is None else values + found
+        if not values:
+            return None
+        if len(values) > 1 and any(other != values[0] for other in values):
+            # Which of the two is meant cannot be known, and one may be planted.
+            self.sessions.counts.add("ambiguous")
+            return None
+        return values[0]
 
     def headers(self, session: Session, message: Message) -> Message:
         """The response's start with what the session adds to its headers."""

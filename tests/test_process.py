@@ -1,0 +1,35 @@
+"""A fork is another process, however it was made."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+
+from samesession._process import pid
+from samesession._random import random_bytes
+from samesession.record import TOKEN_BYTES
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.CDLL(None).fork], ids=["Python's", "C's"])
+def test_a_fork_knows_that_it_is_another_process_and_draws_its_own_tokens(fork: object) -> None:
+    assert pid() == os.getpid()
+    random_bytes(TOKEN_BYTES)  # both have drawn the same ones
+    reading, writing = os.pipe()
+    child = fork()  # type: ignore[operator]
+    if child == 0:
+        try:
+            known = b"known" if pid() == os.getpid() else b"wrong"
+            os.write(writing, known + b"".join(random_bytes(TOKEN_BYTES) for _ in range(50)))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(reading, 1000)
+    os.close(reading)
+    os.close(writing)
+    assert said[:5] == b"known"
+    tokens = {said[at : at + TOKEN_BYTES] for at in range(5, len(said), TOKEN_BYTES)}
+    assert len(tokens) == 50
+    assert tokens.isdisjoint(random_bytes(TOKEN_BYTES) for _ in range(300))
+    assert pid() == os.getpid()
