@@ -1,4 +1,4 @@
-"""``python -m bench``, alone or with profile, cluster, failover, frameworks, near."""
+"""``python -m bench``, alone or with profile, cluster, failover, frameworks, growth, near."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from bench import cluster, failover, frameworks, near
+from bench import cluster, failover, frameworks, growth, near
 from bench.contestants import BY_NAME, RIVALS
 from bench.cpu import cores
 from bench.engine import redis
@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> int:
     os.sched_setaffinity(0, {load_core})
     if arguments[:1] == ["profile"]:
         return _profile(arguments[1:], app_core)
+    if arguments[:1] == ["growth"]:
+        return growth.main(arguments[1:])
     if arguments[:1] == ["frameworks"]:
         return frameworks.main(arguments[1:], app_core, _run)
     if arguments[:1] == ["near"]:

@@ -1,4 +1,4 @@
-"""What a store's steps cost as it fills: ``python -m bench.growth [--sizes 1000 100000 1000000]``.
+"""What a store's steps cost as it fills: ``python -m bench growth [--sizes 1000 100000 1000000]``.
 
 Each engine is filled with so many sessions, of which some principals hold 1, 100 and 10 000; then
 single steps are timed on one connection, blocking, as threads would. The engine shares the machine.
@@ -179,7 +179,7 @@ COMMIT_SHA = ""
 
 def main(arguments: list[str]) -> int:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.growth")
+    parser = argparse.ArgumentParser(prog="python -m bench growth")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--only", nargs="+", default=[], metavar="ENGINE")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -193,7 +193,7 @@ def main(arguments: list[str]) -> int:
         "# What a store's steps cost as it fills",
         "",
         f"- date: {datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC')}",
-        f"- command: `{shlex.join(['python', '-m', 'bench.growth', *arguments])}`",
+        f"- command: `{shlex.join(['python', '-m', 'bench', 'growth', *arguments])}`",
         f"- commit: {revision()}",
         f"- machine: {machine()}, shared",
         "",

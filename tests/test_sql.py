@@ -7,6 +7,8 @@ import logging
 import os
 import random
 import secrets
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -243,6 +245,29 @@ def test_servers_that_sweep_together_delete_what_is_over_and_nothing_else(
     assert database.run("SELECT version FROM samesession WHERE id = 'schema'")[0][0] == 1
     for store in servers:
         ready(store.close())
+
+
+def test_three_processes_sweep_sign_in_and_sign_out_without_a_deadlock(database: Database) -> None:
+    store = database.threads(deadline="10s")
+    fill(database, "over", 1000)
+    long_ago = now_ms() - MARK_MS - sql.CLOCKS_APART_MS - 1000
+    old = sql._owner("over")
+    database.run(f"UPDATE samesession SET forget_ms = {long_ago} WHERE principal = '{old}'")
+    command = [sys.executable, str(Path(__file__).parent / "sql_process.py")]
+    processes = [
+        subprocess.Popen(
+            [*command, f"{database.url}?deadline=10s", str(seed)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(3)
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=50)
+        assert process.returncode == 0, said
+    assert database.run(f"SELECT count(*) FROM samesession WHERE principal = '{old}'")[0][0] == 0
+    assert len(ready(store.held_by("ann"))) <= 3
+    ready(store.close())
 
 
 def test_a_mark_outlives_thirty_seconds_and_clocks_that_are_apart(database: Database) -> None:
