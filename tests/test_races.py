@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_near import ScriptedFeed
 
 from samesession._bridge import ready
 from samesession._random import random_bytes
@@ -22,12 +23,15 @@ from samesession.counts import Counts
 from samesession.errors import RetryableError
 from samesession.lab import databases, engines
 from samesession.lifecycle import Lifecycle, Tools
+from samesession.record import Record
 from samesession.session import Session
 from samesession.sessions import now_ms
 from samesession.settings import Limits
 from samesession.store import Store
 from samesession.stores.memcached import MemcachedStore
+from samesession.stores.memory import MemoryStore
 from samesession.stores.moving import Moving
+from samesession.stores.near import NearCache
 from samesession.stores.redis import RedisStore
 from samesession.stores.sql import SqlStore
 from samesession.strategies import strategy_of
@@ -48,7 +52,7 @@ class Stepping:
     """A layer that waits for its turn before every call to what it wraps: a store, or a wire."""
 
     suspends = True
-    scattered = False
+    scattered = limits = False
     lags = False
 
     def __init__(self, wrapped: Any) -> None:
@@ -64,8 +68,25 @@ class Stepping:
         return stepped
 
 
+class Deaf(MemoryStore):
+    """A store whose servers have warm copies and hear nothing, as they may for a lease."""
+
+
+def deaf(store: Deaf) -> Store:
+    """One server's near cache over it, taking turns where it asks."""
+    feed = ScriptedFeed()
+    for key, found in store._stored.items():
+        if isinstance(found, Record):
+            feed.copies.keep(feed.copies.begin(key), found)
+    feed.copies.heard(feed.copies.era, 0)
+    authority: Any = Stepping(store)
+    return NearCache(authority, feed, clock_ms=now_ms, boot_ms=lambda: 0, count=lambda _name: None)
+
+
 def stepping(store: Store) -> Store:
     """The store, taking turns: at every command or statement that it sends, else at every verb."""
+    if isinstance(store, Deaf):
+        return deaf(store)
     if isinstance(store, RedisStore | SqlStore | MemcachedStore):
         wired: Any = copy(store)
         wired._wire = wired._tracked = Stepping(store._wire)
@@ -210,8 +231,11 @@ class Scene:
             coroutine.close()
 
 
-@pytest.fixture(params=["memory", "local", "redis", "sqlite", "memcached"])
+@pytest.fixture(params=["memory", "near", "local", "redis", "sqlite", "memcached"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "near":
+        yield Deaf(now_ms)
+        return
     if request.param == "redis":
         with engines.start() as engine:
             yield strategy_of(engine.url).open_threads()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import cycle, permutations
+from typing import Any
 
 import httpx
 import pytest
@@ -79,7 +80,7 @@ def test_logged_out_is_logged_out_where_copies_are_warm_and_servers_paused(
             thieves = [stack.enter_context(Browser(near, like=user)) for user in users]
             for thief in thieves:
                 for name in (*near.names, *near.names):
-                    assert thief.read(name)["principal"]
+                    assert _seen(thief, name)["principal"]
             if rounds % 4 != 3:
                 near.fleet.pause(victim)
                 paused += 1
@@ -91,7 +92,7 @@ def test_logged_out_is_logged_out_where_copies_are_warm_and_servers_paused(
                     probes, alive = _probed(thief, others, probes, alive)
             finally:
                 near.fleet.resume(victim)
-            for _ in range(4):
+            for _ in range(4 if PROBES <= 5000 else 12):
                 for thief in thieves:
                     probes, alive = _probed(thief, [victim, *others], probes, alive)
         rounds += 1
@@ -113,10 +114,17 @@ def _logged_out(user: Browser, at: str) -> float:
 
 def _probed(thief: Browser, names: list[str], probes: int, alive: int) -> tuple[int, int]:
     for name in names:
-        seen = thief.read(name)
+        seen = _seen(thief, name)
         alive += seen["known"] or seen["principal"] is not None
         probes += 1
     return probes, alive
+
+
+def _seen(browser: Browser, name: str) -> dict[str, Any]:
+    try:
+        return browser.read(name)
+    except httpx.RemoteProtocolError:  # the server had just closed an idle connection
+        return browser.read(name)
 
 
 def test_what_the_lease_costs(near: Site, browsers: Browsers, figure: Figure) -> None:
