@@ -7,8 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import flask
 import httpx
 import pytest
+import quart
+from flask import Flask
+from quart import Quart
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -21,6 +25,8 @@ from samesession.record import Key
 from samesession.settings import Quota
 from samesession.web import wsgi
 from samesession.web.asgi import SessionMiddleware
+from samesession.web.flask import init_app
+from samesession.web.quart import init_app as quart_init_app
 
 KEYS = ["k" * 32]
 A, B, C, D = (Key(name) for name in "abcd")
@@ -206,3 +212,53 @@ def test_wsgi_answers_409() -> None:
         answer = client.get("/")
     assert (answer.status_code, answer.reason_phrase) == (409, "Conflict")
     assert "sign out elsewhere" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/login", "/raising"])
+def test_flask_answers_409_also_for_what_a_view_did_not_catch(path: str) -> None:
+    sessions = limited(max_sessions=1, on_limit="reject")
+    signed_in(sessions, "ann")
+    app = Flask("shop")
+    init_app(app, sessions)
+
+    @app.get("/login")
+    def login() -> str:
+        flask.session.login("ann")  # type: ignore[attr-defined]
+        return "in"
+
+    @app.get("/raising")
+    def raising() -> str:
+        flask.session.login("ann")  # type: ignore[attr-defined]
+        sessions.blocking.commit(flask.session)  # type: ignore[arg-type]
+        return "in"
+
+    answer = app.test_client().get(path)
+    assert answer.status_code == 409
+    assert answer.text.startswith("You are signed in 1 times already")
+
+
+@pytest.mark.parametrize("path", ["/login", "/raising"])
+def test_quart_answers_409_also_for_what_a_view_did_not_catch(path: str) -> None:
+    sessions = limited(max_sessions=1, on_limit="reject")
+    signed_in(sessions, "ann")
+    app = Quart("shop")
+    quart_init_app(app, sessions)
+
+    @app.get("/login")
+    async def login() -> str:
+        quart.session.login("ann")
+        return "in"
+
+    @app.get("/raising")
+    async def raising() -> str:
+        quart.session.login("ann")
+        await sessions.commit(quart.session)
+        return "in"
+
+    async def visit() -> tuple[int, str]:
+        answer = await app.test_client().get(path)
+        return answer.status_code, await answer.get_data(as_text=True)
+
+    status, body = asyncio.run(visit())
+    assert status == 409
+    assert body.startswith("You are signed in 1 times already")

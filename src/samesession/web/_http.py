@@ -186,6 +186,12 @@ def refusal(error: Exception | None) -> tuple[int, Headers, bytes]:
     return status, headers, body
 
 
+def refused(error: Exception) -> tuple[str, int, dict[str, str]]:
+    """The same as Flask and Quart take an answer, whose own handler would make it a 500."""
+    status, headers, body = refusal(error)
+    return body.decode(), status, {name.decode(): value.decode() for name, value in headers}
+
+
 _NOT_NOW = b"Your session could not be read or kept just now. Please try again.\n"
 
 

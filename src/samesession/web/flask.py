@@ -14,7 +14,7 @@ from flask import Flask, Request, Response
 from flask import request as current
 from flask.sessions import SessionInterface, SessionMixin
 
-from samesession.errors import ConfigError
+from samesession.errors import ConfigError, TooManySessionsError
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._checks import (
@@ -24,6 +24,7 @@ from samesession.web._checks import (
     contradictions,
     cookie_settings,
 )
+from samesession.web._http import refused
 from samesession.web.wsgi import App, SessionMiddleware
 
 LOGIN_KEYS: Final = ("_user_id", "_fresh", "_id")
@@ -201,4 +202,5 @@ def init_app(app: Flask, sessions: Sessions) -> None:
     interface.check(app)
     app.session_interface = interface
     app.wsgi_app = middleware  # type: ignore[method-assign]
+    app.register_error_handler(TooManySessionsError, refused)
     app.extensions["samesession"] = sessions

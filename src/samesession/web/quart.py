@@ -14,10 +14,11 @@ from quart.sessions import SessionInterface, SessionMixin
 from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from samesession.errors import ConfigError
+from samesession.errors import ConfigError, TooManySessionsError
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._checks import check_sessions
+from samesession.web._http import refused
 from samesession.web.asgi import Receive, Scope, Send, SessionMiddleware
 from samesession.web.flask import (
     LOGIN_KEYS,
@@ -111,4 +112,5 @@ def init_app(app: Quart, sessions: Sessions) -> None:
     interface = Interface(middleware, sessions)
     interface.check(app)
     quart.session_interface, quart.asgi_app = interface, middleware
+    app.register_error_handler(TooManySessionsError, refused)
     app.extensions["samesession"] = sessions
