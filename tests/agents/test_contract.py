@@ -21,7 +21,7 @@ class AnyServer:
     """Each call goes to the next server, with the version that the browser's cookie would have."""
 
     lags = True
-    limits = False
+    limits = True
 
     def __init__(self, stores: list[Store]) -> None:
         self.suspends = stores[0].suspends

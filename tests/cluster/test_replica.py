@@ -10,7 +10,7 @@ import pytest
 
 from samesession.cluster.placement import EVERYBODY, shard_of
 from samesession.cluster.replica import Tell
-from samesession.cluster.wire import Beat, Codec, Frame, News
+from samesession.cluster.wire import Admit, Beat, Codec, Frame, News
 from samesession.errors import StoreUnavailableError
 from samesession.record import (
     Applied,
@@ -186,6 +186,43 @@ def test_an_operator_gives_up_who_is_gone_for_good() -> None:
     world.hosts["s3"].start()  # and who was given up may come all the same
     assert world.run(world.now + 20_000, world.calm)
     assert left[0].agent._state.forgotten == {"s4", "s5"}
+
+
+@pytest.mark.parametrize("evicts", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_logins_at_once_never_pass_a_quota_whatever_becomes_of_frames(
+    seed: int, evicts: bool
+) -> None:
+    world = cluster(3, seed=seed)
+    world.loss, world.doubled, world.slow = 0.05, 0.1, 0.2
+    hosts, admitted, refused = [*world.hosts.values()] * 2, list[Key](), list[Key]()
+
+    async def login(host: Host, key: Key) -> None:
+        store, delta = WorkerStore(host, within_ms=4000), created(world, key, "ann")
+        assert delta.origin is not None
+        until = delta.origin.absolute_ms
+        said = await store._ask(Admit("ann", key, until, None, 2, evicts))
+        (refused if said.refused else admitted).append(key)
+        if not said.refused:
+            await store.commit(delta)
+
+    pending = len(hosts)
+
+    def done(_value: Any, fault: BaseException | None) -> None:
+        nonlocal pending
+        pending -= 1
+        assert fault is None
+
+    for number, host in enumerate(hosts):
+        key = key_of(f"login {number}")
+        world.after(number % 3, lambda host=host, key=key: spawn(login(host, key), done))
+    world.run(world.now + 12_000, lambda: not pending)
+    assert not pending
+    world.loss = world.doubled = world.slow = 0
+    world.run(world.now + 1000)
+    for host in world.hosts.values():
+        assert len(outcome(world, WorkerStore(host).held_by("ann"))) == 2
+    assert len(refused) == (0 if evicts else 4)
 
 
 def test_all_to_all_costs_more_with_every_server() -> None:

@@ -27,7 +27,7 @@ from scenarios.browser import Browser
 from scenarios.conftest import Figure
 from scenarios.site import PROVE, Site, eventually
 
-ROUNDS = int(os.environ.get("SAMESESSION_ROUNDS", "200" if PROVE else "5"))
+ROUNDS = int(os.environ.get("SAMESESSION_ROUNDS", "200" if PROVE else "4"))
 JARS = 6
 IDLE_S = 12
 SKEW_S = {"s2": 4, "s3": -4}

@@ -18,7 +18,12 @@ ROUNDS = 60 if PROVE else 8
 EVERY = [(kind, way) for kind in PATIENT for way in ("reject", "evict-oldest")]
 EVERY.remove(("memcached", "reject"))  # it has no index, and says so (tests/test_quota.py)
 EVERY.remove(("memcached", "evict-oldest"))
-IN_CI = [("redis", "reject"), ("redis", "evict-oldest"), ("postgresql", "reject")]
+IN_CI = [
+    ("redis", "reject"),
+    ("redis", "evict-oldest"),
+    ("postgresql", "reject"),
+    ("cluster", "evict-oldest"),
+]
 
 
 @pytest.fixture(scope="module", params=EVERY if PROVE else IN_CI, ids=" ".join)

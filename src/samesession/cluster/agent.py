@@ -156,7 +156,8 @@ class Agent:
                 return
             ticket = next(self._numbers)
             self._tickets[ticket] = worker, number
-            more_ms = round(1000 * _LONGER.get(type(request), 0))
+            longer = isinstance(request, wire.Admit) and request.most
+            more_ms = round(1000 * (LEASE_S if longer else _LONGER.get(type(request), 0)))
             # The worker gives up after the whole deadline, and should rather hear why.
             within_ms = self._options.deadline_ms * 4 // 5 + more_ms
             self.step(self._replica.request, ticket, request, within_ms=within_ms)

@@ -42,7 +42,7 @@ class ClusterStore:
     """The cluster as one of its workers sees it; see `Store`."""
 
     lags = True
-    limits = False
+    limits = True
 
     def __init__(self, line: Line, options: Options) -> None:
         """Name the agent; nothing is opened before the first use."""
@@ -85,9 +85,13 @@ class ClusterStore:
         replaces: Key | None = None,
         quota: Quota | None = None,
     ) -> tuple[Key, ...] | None:
-        """See `Store`."""
-        await self._ask(wire.Admit(principal, key), wire.Done)
-        return ()
+        """See `Store`; with a quota whoever makes room is ended first, as by `end`."""
+        if quota is None:
+            await self._ask(wire.Admit(principal, key), wire.Done)
+            return ()
+        request = wire.Admit(principal, key, until_ms, replaces, quota.most, quota.evicts)
+        decided = await self._ask(request, wire.Displaced, more_s=LEASE_S)
+        return None if decided.refused else decided.keys
 
     async def dismiss(self, principal: str, key: Key) -> None:
         """See `Store`; principals are found in the records themselves."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import UnionType
 
 from samesession.cluster.claims import Claims
 from samesession.cluster.copies import Item, Stamp
@@ -18,12 +19,14 @@ from samesession.cluster.desk import Asked, Desk
 from samesession.cluster.lease import answer
 from samesession.cluster.members import Members
 from samesession.cluster.principals import Search, Searches, SignOut
+from samesession.cluster.quotas import Quotas
 from samesession.cluster.shelf import Lease
 from samesession.cluster.state import State
 from samesession.cluster.wire import (
     Admit,
     CommitDelta,
     Committed,
+    Displaced,
     Done,
     End,
     EndAll,
@@ -86,6 +89,7 @@ class Counter:
         self._desk = desk
         self._jobs: list[_Job] = []
         self._searches = Searches(state, members, desk)
+        self._quotas = Quotas(state, desk, self._searches, self.ask)
 
     def request(self, ticket: int, request: Request, until_ms: int) -> None:
         """See `samesession.cluster.replica.Replica.request`."""
@@ -97,7 +101,7 @@ class Counter:
             case End():
                 self._simply(ticket, request, until_ms, Marked)
             case Admit():
-                self._simply(ticket, request, until_ms, Done)
+                self._simply(ticket, request, until_ms, Done | Displaced)
             case HeldBy():
                 self._held_by(ticket, request, until_ms)
             case EndAll():
@@ -205,9 +209,11 @@ class Counter:
         if known and known[-1] == before.commits[-1]:
             self._keep(after(before, delta, applied), None, delta.key, era)
 
-    def _simply(self, ticket: int, asked: End | Admit, until_ms: int, kind: type) -> None:
+    def _simply(
+        self, ticket: int, asked: End | Admit, until_ms: int, kind: type | UnionType
+    ) -> None:
         def answered(message: Message | None) -> None:
-            if isinstance(message, (Marked, Done)) and isinstance(message, kind):
+            if isinstance(message, Marked | Done | Displaced) and isinstance(message, kind):
                 self._state.said(ticket, message)
             else:
                 self._state.said(ticket, self._unavailable(message))

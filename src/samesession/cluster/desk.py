@@ -95,6 +95,8 @@ class Desk:
         self._waits: dict[int, list[_Wait]] = {}
         self._admitted: dict[str, dict[Key, int]] = {}
         self._admissions: deque[tuple[int, str, Key]] = deque()
+        self.quotas: Callable[[Admit, Do], None]
+        """Decides admissions within a quota; see `samesession.cluster.quotas`."""
 
     def serve(self, asked: Asked, done: Do, asker: str | None = None) -> None:
         """Do what was asked; ``done`` is called with the answer, at once or later.
@@ -284,12 +286,27 @@ class Desk:
 
     # -- a principal -------------------------------------------------------------------------------
 
+    def decides(self, asked: Asked) -> bool:
+        """Whether this server is the authority for it."""
+        return self._claims.serving(self.shard_of(asked)) is not None
+
+    def not_mine(self, asked: Asked) -> NotMine:
+        """Who is, as far as this server knows."""
+        return NotMine(self._state.fence(self.shard_of(asked)))
+
     def _admit(self, asked: Admit, done: Do) -> None:
+        if asked.most:
+            self.quotas(asked, done)
+        else:
+            self.admitted(asked)
+            done(Done())
+
+    def admitted(self, asked: Admit) -> None:
+        """Remember for a sign-out everywhere who is about to make a record."""
         self._expire_admissions()
         now = self._state.now.mono_ms
         self._admitted.setdefault(asked.principal, {})[asked.key] = now
         self._admissions.append((now + ADMITTED_MS, asked.principal, asked.key))
-        done(Done())
 
     def _expire_admissions(self) -> None:
         while self._admissions and self._admissions[0][0] <= self._state.now.mono_ms:

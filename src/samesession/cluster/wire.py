@@ -299,10 +299,18 @@ class End(_Message, frozen=True, tag=32):
 
 
 class Admit(_Message, frozen=True, tag=33):
-    """`Store.admit`: to the authority of the principal's own shard."""
+    """`Store.admit`: to the authority of the principal's own shard.
+
+    Attributes:
+        most: sessions that the principal may have; 0 for no limit, answered by `Done`.
+    """
 
     principal: str
     key: Key
+    until_ms: Count = 0
+    replaces: Key | None = None
+    most: Count = 0
+    evicts: bool = True
 
 
 class HeldBy(_Message, frozen=True, tag=34):
@@ -418,6 +426,13 @@ class Done(_Message, frozen=True, tag=44):
     """Admitted or dismissed."""
 
 
+class Displaced(_Message, frozen=True, tag=51):
+    """Admitted within a quota, when these had been ended; or refused."""
+
+    keys: tuple[Key, ...]
+    refused: bool = False
+
+
 class Records(_Message, frozen=True, tag=45):
     """The live records of a principal."""
 
@@ -461,12 +476,12 @@ Message = (
     Beat | News | Heard | Missed | Claim | Claimed | Put | Fill | Ack | Fenced | Level | Hand
     | Release | Farewell | Forget | Listing | Listed | Fetch | Fetched | Load | CommitDelta | End
     | Admit | HeldBy | EndAll | Admissions | Holders | EndMany | NotMine | Loaded | Committed
-    | Marked | Done | Records | Ends | Admitted | Held | EndedMany | Unavailable
+    | Marked | Done | Displaced | Records | Ends | Admitted | Held | EndedMany | Unavailable
 )  # fmt: skip
 Request = Load | CommitDelta | End | Admit | HeldBy | EndAll
 """What a worker asks its agent."""
 
-Answer = Loaded | Committed | Marked | Done | Records | Ends | Unavailable
+Answer = Loaded | Committed | Marked | Done | Displaced | Records | Ends | Unavailable
 """What a worker hears."""
 
 
