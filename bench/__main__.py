@@ -1,4 +1,4 @@
-"""``python -m bench``, alone or with profile, cluster, failover, frameworks, growth, near."""
+"""``python -m bench``, or with profile, cluster, failover, frameworks, growth, near, redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from bench import cluster, failover, frameworks, growth, near
+from bench import cluster, failover, frameworks, growth, near, redis_reads
 from bench.contestants import BY_NAME, RIVALS
 from bench.cpu import cores
 from bench.engine import redis
@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
     """Run what the arguments say; 1 means that a floor does not hold."""
     if arguments[:1] == ["cluster"]:
         return cluster.main(arguments[1:])
+    if arguments[:1] == ["redis"]:
+        return redis_reads.main(arguments[1:])
     if arguments[:1] == ["failover"]:
         return failover.main(arguments[1:])
     app_core, load_core = cores()

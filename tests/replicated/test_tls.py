@@ -24,7 +24,6 @@ from samesession.store import Store
 from samesession.strategies import strategy_of
 from samesession.testing import created, fresh_key
 
-
 # The relay that speaks TLS ends its loop with whatever was refused still half open.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
