@@ -6,24 +6,27 @@ import argparse
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 
-from bench import cluster, failover, frameworks, growth, near, redis_reads
-from bench.contestants import BY_NAME, RIVALS
+from bench import cluster, failover, frameworks, growth, near, readme, redis_reads
+from bench.callgrind import instructions
+from bench.contestants import BASELINE, BY_NAME, RIVALS, Contestant
 from bench.cpu import cores
 from bench.engine import redis
 from bench.machine import machine, revision, versions
 from bench.profiling import profile
-from bench.report import report
+from bench.report import Counted, report
 from bench.rounds import SLICE_REQUESTS, Plan, measure
 from bench.workloads import Workload
+from samesession.lab.engines import Engine
 
 RESULTS = Path(__file__).parent / "results.md"
 CONNECTIONS = 32
@@ -70,6 +73,11 @@ def _compare(arguments: list[str], app_core: int) -> int:
     parser.add_argument(
         "--out", type=Path, help="default: bench/results.md, and nowhere with --only or --quick"
     )
+    parser.add_argument(
+        "--no-instructions",
+        action="store_true",
+        help="do not count them (with valgrind, where it is installed; about 20 s a contestant)",
+    )
     options = parser.parse_args(arguments)
 
     requests = 1_280 if options.quick else options.requests
@@ -81,6 +89,8 @@ def _compare(arguments: list[str], app_core: int) -> int:
     )
     with redis() as engine:
         measured = _run(measure(plan, engine, core=app_core, tell=_tell))
+        counts = not (options.no_instructions or options.quick) and shutil.which("valgrind")
+        counted = _instructions(plan.rivals, engine, app_core) if counts else {}
         facts = (
             ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
             ("command", f"`{shlex.join(['python', '-m', 'bench', *arguments])}`"),
@@ -89,13 +99,24 @@ def _compare(arguments: list[str], app_core: int) -> int:
             ("versions", f"{versions()}, {engine.binary}"),
             ("rounds", f"{plan.rounds}, each {plan.turns} slices of {SLICE_REQUESTS} requests"),
         )
-    page, holds = report(measured, facts=facts)
+    page, holds = report(measured, facts=facts, counted=counted)
     print(page)
     out = options.out or (None if options.only or options.quick else RESULTS)
     if out is not None:
         out.write_text(page)
         _tell(f"written to {out}")
+    if out == RESULTS:
+        readme.write(measured)
+        _tell(f"written to {readme.README}")
     return 0 if holds else 1
+
+
+def _instructions(rivals: Sequence[Contestant], engine: Engine, core: int) -> Counted:
+    counted = {}
+    for contestant in (BASELINE, *rivals):
+        counted[contestant] = _run(instructions(contestant, engine, core))
+        _tell(f"instructions of {contestant.name}")
+    return counted
 
 
 def _profile(arguments: list[str], app_core: int) -> int:

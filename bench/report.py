@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench.contestants import BASELINE, SIGNED_COOKIE, STARSESSIONS, Contestant
 from bench.counts import REQUESTS, Cost
@@ -11,6 +11,8 @@ from bench.floors import Floor, floors
 from bench.markdown import NONE, commands, spread, table
 from bench.rounds import Measured, Plan
 from bench.workloads import Workload
+
+Counted = Mapping[Contestant, Mapping[Workload, float]]
 
 RWM = (Workload.R, Workload.W, Workload.M)
 RW = RWM[:2]
@@ -29,11 +31,14 @@ A touch (one more guarded step of samesession, at most once per idle/20 and sess
 show. Compare inside a run, never across runs."""
 
 
-def report(measured: Measured, *, facts: Sequence[tuple[str, str]]) -> tuple[str, bool]:
+def report(
+    measured: Measured, *, facts: Sequence[tuple[str, str]], counted: Counted
+) -> tuple[str, bool]:
     """Return the page, and whether every floor that could be judged holds.
 
     Args:
         facts: what the head of the page says about the run.
+        counted: instructions a request, where there was a valgrind to count them.
     """
     plan = measured.plan
     judged = list(floors(measured.many, measured.costs, plan.rivals))
@@ -57,6 +62,11 @@ def report(measured: Measured, *, facts: Sequence[tuple[str, str]]) -> tuple[str
         parts += [
             f"## What Redis sees per request, counted over {REQUESTS} of them, one after another",
             table(_cost_rows(measured.costs)),
+        ]
+    if counted:
+        parts += [
+            "## Instructions of the application's process (callgrind; the kernel's are not in it)",
+            table(_instruction_rows(counted)),
         ]
     if judged:
         parts += ["## Floors", table(_floor_rows(judged))]
@@ -138,6 +148,34 @@ def _cost_rows(costs: Sequence[Cost]) -> Iterator[Sequence[str]]:
             commands(cost.scripted),
             f"{cost.bytes_in:.1f}",
             f"{cost.bytes_out:.1f}",
+        )
+
+
+def _instruction_rows(counted: Counted) -> Iterator[Sequence[str]]:
+    """Less noise than time, but not the same: caches and branches that miss do not count."""
+    rivals = [rival for rival in (SIGNED_COOKIE, STARSESSIONS) if rival in counted]
+    of = [f"{workload.name} of {rival.name}" for rival in rivals for workload in RW]
+    yield ("contestant", "R adds", "W adds", *of)
+    none = counted[BASELINE]
+    yield (
+        f"{BASELINE.name} (whole request)",
+        *(f"{none[workload]:,.0f}" for workload in RW),
+        *(NONE for _ in of),
+    )
+    added = {
+        contestant: {workload: count[workload] - none[workload] for workload in RW}
+        for contestant, count in counted.items()
+        if contestant is not BASELINE
+    }
+    for contestant, count in added.items():
+        yield (
+            contestant.name,
+            *(f"{count[workload]:+,.0f}" for workload in RW),
+            *(
+                NONE if rival is contestant else f"{count[workload] / added[rival][workload]:.2f}"
+                for rival in rivals
+                for workload in RW
+            ),
         )
 
 
