@@ -48,7 +48,7 @@ from samesession.record import (
     alone,
     made,
 )
-from samesession.session import Changes, Client, Done, Life, Session, builds_on
+from samesession.session import Adopted, Changes, Client, Done, Life, Session, builds_on
 from samesession.settings import Limits, Quota
 from samesession.store import Store, end_with_successors
 from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
@@ -246,8 +246,15 @@ class Lifecycle:
                     raise
                 # Said once: the error page that follows is sent, and nothing is kept.
                 await self.finish(session, failed=True)
+            if life.adopted is not None:
+                await self.note_the_move(life.adopted)
             if life.catches_up and life.cookie:  # a logout deletes it whoever went on
                 await self._ask_once_more(life)
+
+    async def note_the_move(self, adopted: Adopted) -> None:
+        """Remember that an old session was moved and used; so it does not come back."""
+        if adopted.note is not None:
+            await self._commit(adopted.note)
 
     async def _ask_once_more(self, life: Life) -> None:
         """A cookie that only says what was read shall not replace that of a login meanwhile."""
@@ -489,6 +496,8 @@ class Lifecycle:
     async def _logout(self, life: Life) -> None:
         """End the record, and what a login or rotation made of it a moment ago."""
         record = life.record
+        if life.adopted is not None:
+            await self.note_the_move(life.adopted)
         if life.token is None or not (record is not None or life.quiet):
             if life.adopted is not None and not life.started:
                 life.cookie = ""  # the old cookie that came goes with it

@@ -32,7 +32,7 @@ from samesession.errors import (
     SessionTooLargeError,
     ValueNotStorableError,
 )
-from samesession.record import Key, Reason, Record
+from samesession.record import Delta, Key, Reason, Record
 from samesession.token import Token
 
 T = TypeVar("T")
@@ -97,6 +97,18 @@ class Done:
         yield from ()
 
 
+class Adopted(NamedTuple):
+    """An old session that has moved into one of ours (`samesession.takeover`).
+
+    Attributes:
+        gone: Set-Cookie's value that expires the old cookie; empty where ours takes its place.
+        note: makes the record that remembers the move, once the session is used.
+    """
+
+    gone: bytes
+    note: Delta | None = None
+
+
 class Life:
     """What a session knows beside its contents; the lifecycle and the adapters read it.
 
@@ -128,8 +140,7 @@ class Life:
         login_keys: a change of the first is a login or logout; the others are written with it.
         followed: what the first said when it was last looked at.
         by_header: the token travels in a header of its own, not in the cookie.
-        adopted: Set-Cookie's value that expires the old cookie whose data moved here; "" where
-            our own cookie takes its place.
+        adopted: what becomes of the old cookie whose data moved here.
         persistent: this cookie has Max-Age though the setting says no.
         typed: instances that `as_` handed out by their keys, and their fields as they were then.
         keep_empty: a session without a key is kept all the same (Django's `save`).
@@ -177,7 +188,7 @@ class Life:
         self.login_keys: Sequence[str] = ()
         self.followed: Any = _MISSING
         self.by_header = False
-        self.adopted: bytes | None = None
+        self.adopted: Adopted | None = None
         self.persistent = False
         self.keep_empty = False
         self.typed: Mapping[str, tuple[Any, Any]] = _NOTHING

@@ -2,9 +2,9 @@
 
 A session that travels whole in its cookie becomes a new one at its first commit. One that stands in
 an old store is made at once, under an id that follows from its old name: so the parallel requests
-of a page meet in the same session, and an answer that got lost is given again. Beside it stays a
-note that it has moved, for as long as the old store may keep it: it does not come back after a
-logout. The old store is only read (DESIGN S4, S6, S13).
+of a page meet in the same session, and an answer that got lost is given again. With its first use
+comes a note that it has moved, for as long as the old store may keep it: it does not come back
+after a logout. The old store is only read (DESIGN S4, S6, S13).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from samesession.record import (
     Reason,
     Record,
 )
-from samesession.session import PRINCIPAL_BYTES, Life, Session
+from samesession.session import PRINCIPAL_BYTES, Adopted, Life, Session
 from samesession.token import ID_BYTES, Token, id_from, key_of
 
 
@@ -45,7 +45,9 @@ class TakeOver:
         self._core = core
         self._shelves = shelves
 
-    def from_cookie(self, session: Session, reader: Reader, value: bytes) -> Session | None:
+    def from_cookie(
+        self, session: Session, reader: Reader, value: bytes, gone: bytes
+    ) -> Session | None:
         """Return a new session filled with what an old cookie holds, or None for a stranger."""
         text = text_of(value)
         contents = None
@@ -64,6 +66,7 @@ class TakeOver:
             self._core._counts.add("not_adopted")
             return None
         self._core._counts.add("adopted")
+        session._life.adopted = Adopted(gone)
         return session
 
     async def from_shelf(
@@ -72,6 +75,7 @@ class TakeOver:
         reader: StoredReader,
         value: bytes,
         login_keys: Sequence[str],
+        gone: bytes,
     ) -> Session | None:
         """Return the session into which the old one has moved, or None for a stranger.
 
@@ -80,6 +84,7 @@ class TakeOver:
             reader: of the old library.
             value: of the old cookie.
             login_keys: the first one's value is who was signed in.
+            gone: see `Adopted`.
         """
         core, life = self._core, session._life
         text, name = text_of(value), None
@@ -98,6 +103,7 @@ class TakeOver:
             return None
         if record is None:
             return None
+        life.adopted = Adopted(gone, move.note(reader.max_age))
         life.record, life.seen = record, record.version.number
         life.token = Token(move.id, record.version, record.origin.absolute_ms, record.key)
         # Asked once more before it is sent: another request of the page may sign in meanwhile.
@@ -115,7 +121,7 @@ class _Move:
 
     def __init__(self, core: Lifecycle, session: Session, known_as: str) -> None:
         self.id = _id(b"samesession.old", known_as)
-        self._key, self._note = key_of(self.id), key_of(_id(b"samesession.note", known_as))
+        self._key, self._noted = key_of(self.id), key_of(_id(b"samesession.note", known_as))
         self._core = core
         self._session = session
 
@@ -125,18 +131,20 @@ class _Move:
         life = self._session._life
         # The note first: it is written after the record, so whoever sees one without the other
         # knows that the session has ended since.
-        moved = await self._load(self._note) is not None
+        moved = await self._load(self._noted) is not None
         found = await self._load(self._key)
-        if found is None and not moved:
+        over = isinstance(found, Record) and found.ends_ms <= life.arrived_ms
+        if over and not moved:
+            # It idled out before anybody used it: some request came by that asked for no session.
+            self.id = id_from(self._core._tools.random(ID_BYTES))
+            self._key = key_of(self.id)
+        if (found is None or over) and not moved:
             contents = await self._read(reader, shelf, name)
-            if contents is not None:
-                found = await self._make(contents, login_keys)
+            found = None if contents is None else await self._make(contents, login_keys)
         if isinstance(found, Mark):
             life.quiet = life.arrived_ms - found.at_ms < MARK_MS
-        if not (isinstance(found, Record) and self._core._is_live(found, life.arrived_ms)):
-            return None
-        await self._leave_a_note(reader.max_age)
-        return found
+        live = isinstance(found, Record) and self._core._is_live(found, life.arrived_ms)
+        return found if live else None  # type: ignore[return-value]
 
     async def _load(self, key: Key) -> Record | Mark | None:
         try:
@@ -187,19 +195,19 @@ class _Move:
         core._counts.add("adopted")
         return record
 
-    async def _leave_a_note(self, max_age: timedelta) -> None:
+    def note(self, max_age: timedelta) -> Delta:
+        """What makes the note."""
         core = self._core
         now = core._clock()
         until = now + round(max_age / timedelta(milliseconds=1))
-        note = Delta(
-            key=self._note,
+        return Delta(
+            key=self._noted,
             token=core._tools.random(TOKEN_BYTES),
             now_ms=now,
             idle_until_ms=until,
             sets={"moved": b"\xc3"},
             origin=Origin(now, until),
         )
-        await core._commit(note)
 
 
 def _principal(value: object) -> str | None:

@@ -109,6 +109,65 @@ async def test_parallel_first_requests_meet_in_one_session(switched: Switched) -
     await switched.ask("/logout", ours(answers[0].cookies))
 
 
+async def test_who_asks_while_it_moves_meets_the_same_session(old_engine: Engine) -> None:
+    """A step at a time: whatever the other request has done in between."""
+    old = OLD_SITES["starsessions"]
+    cookie, _ = await old.written(old_engine.url, DATA)
+    for between in range(1, 4):
+        sessions = Sessions.from_url(
+            "memory://",
+            cookie=Cookie(secure=False, name="ours"),
+            adopt=[StarsessionsRedis(old_engine.url)],
+        )
+        cookies = OldCookies(lambda s=sessions: s.old_loops, sessions.adopt, sessions.cookie, ())  # type: ignore[misc]
+        store, met, calls = sessions.loops.store, [], 0
+        load, commit = store.load, store.commit
+
+        async def visit(to: Any = met, of: Sessions = sessions, by: OldCookies = cookies) -> None:
+            session = await by.moved_in(await of.open(None), [cookie.encode()])
+            assert session["user"] == "ann"
+            await of.finish(session)
+            to.append(session.handle)
+
+        def stepping(step: Any, at: int = between, also: Any = visit) -> Any:
+            async def stepped(*words: Any, **more: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == at:
+                    await also()
+                return await step(*words, **more)
+
+            return stepped
+
+        store.load, store.commit = stepping(load), stepping(commit)  # type: ignore[method-assign]
+        await visit()
+        assert len(met) == 2, between
+        assert len(set(met)) == 1, between
+        await sessions.close()
+
+
+async def test_a_request_that_uses_no_session_does_not_use_the_old_one_up(
+    old_engine: Engine,
+) -> None:
+    old = OLD_SITES["starsessions"]
+    sessions = Sessions.from_url(
+        "memory://",
+        cookie=Cookie(secure=False, name="ours"),
+        adopt=[StarsessionsRedis(old_engine.url)],
+    )
+    cookie, _ = await old.written(old_engine.url, DATA)
+    core, hour_ms = sessions.loops, 3_600_000
+    clock = core._clock
+    async with old.switched(sessions) as ask:
+        assert (await ask("/plain", cookie)).cookies == []
+        core._clock = lambda: clock() + hour_ms  # longer than a session of ours idles
+        answer = await ask("/read", cookie)
+        assert answer.body == DATA
+        core._clock = lambda: clock() + 2 * hour_ms
+        assert (await ask("/read", cookie)).body == {}, "now it was used, and has idled out"
+    await sessions.close()
+
+
 async def test_an_answer_that_got_lost_is_given_again(switched: Switched) -> None:
     cookie, _ = await switched.visitor(basket=["tea"])
     await switched.ask("/set/a", cookie)

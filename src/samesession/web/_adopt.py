@@ -61,11 +61,10 @@ class OldCookies:
             old = self._take_over()
             moved: Session | None
             if is_stored(reader):
-                moved = await old.from_shelf(session, reader, values[0], self._login_keys)
+                moved = await old.from_shelf(session, reader, values[0], self._login_keys, gone)
             else:
-                moved = old.from_cookie(session, cast(Reader, reader), values[0])
+                moved = old.from_cookie(session, cast(Reader, reader), values[0], gone)
             if moved is not None:
-                life.adopted = gone
                 return moved
             if session._life.failure is not None:
                 break

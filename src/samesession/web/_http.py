@@ -107,7 +107,9 @@ class CookieCodec:
         if life.by_header:
             return [(TOKEN_HEADER, (life.cookie or "").encode())]
         cookie = (b"set-cookie", self.set(life))
-        return [(b"set-cookie", life.adopted), cookie] if life.adopted else [cookie]
+        if life.adopted is not None and life.adopted.gone:
+            return [(b"set-cookie", life.adopted.gone), cookie]
+        return [cookie]
 
     def added(self, names: Container[str], life: Life) -> list[tuple[str, str]] | None:
         """What `answered` only adds, as text; None where the response's own headers change, too.

@@ -208,7 +208,9 @@ class SessionStore(SessionBase):
         if sessions.adopt and value:
             header = b"%s=%s" % (sessions.cookie.name.encode(), value)
             session = await old_cookies(sessions, loops=loops).moved_in(session, [header])
-            self._modified = self._modified or session._life.adopted is not None
+            if session._life.adopted is not None:  # whoever asks uses it
+                await core.note_the_move(session._life.adopted)
+                self._modified = True
         if _is_over(session):
             session = await core.open(None, self._who)
         life = session._life
