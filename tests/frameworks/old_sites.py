@@ -60,12 +60,14 @@ class OldSite:
         reader: of what it has left, by its Redis' URL.
         switched: the same site with our sessions.
         cookie: the old one's name.
+        prefix: of its records' names.
     """
 
     written: Callable[[str, dict[str, Any]], Awaitable[tuple[str, str]]]
     reader: Callable[[str], StoredReader]
     switched: Callable[[Sessions], Any]
     cookie: str
+    prefix: str
 
 
 def changed(session: Any, path: str) -> Any:
@@ -219,22 +221,28 @@ def _answer(answer: httpx.Response) -> Answer:
 
 
 OLD_SITES = {
-    "flask-session": OldSite(_flask_session(), FlaskSessionRedis, _switched_flask, "session"),
+    "flask-session": OldSite(
+        _flask_session(), FlaskSessionRedis, _switched_flask, "session", "session:"
+    ),
     "flask-session-json": OldSite(
         _flask_session(SESSION_SERIALIZATION_FORMAT="json"),
         FlaskSessionRedis,
         _switched_flask,
         "session",
+        "session:",
     ),
     "flask-session-signed": OldSite(
         _flask_session(SESSION_USE_SIGNER=True),
         lambda url: FlaskSessionRedis(url, signed_with=SECRET),
         _switched_flask,
         "session",
+        "session:",
     ),
-    "starsessions": OldSite(_by_starsessions, StarsessionsRedis, _switched_fastapi, "session"),
+    "starsessions": OldSite(
+        _by_starsessions, StarsessionsRedis, _switched_fastapi, "session", "starsessions."
+    ),
     "aiohttp-session": OldSite(
-        _by_its_redis, AiohttpSessionRedis, switched_aiohttp, "AIOHTTP_SESSION"
+        _by_its_redis, AiohttpSessionRedis, switched_aiohttp, "AIOHTTP_SESSION", "AIOHTTP_SESSION_"
     ),
 }
 

@@ -201,6 +201,8 @@ async def test_logged_out_it_does_not_come_back(switched: Switched, engine: Engi
     gone = await switched.ask("/logout", ours(answer.cookies))
     assert "Max-Age=0" in gone.cookies[0]
     assert (await switched.ask("/read", cookie)).body == {}
+    late = await switched.ask("/set/a", cookie)
+    assert (late.status, late.cookies) == (503, []), "a moment later it may be a late answer (S6)"
     with redis.Redis.from_url(engine.url) as ours_too:  # as 30 s later, when the marks are gone
         for key in ours_too.scan_iter("adopt-*:s:*"):
             if ours_too.hexists(key, "e"):
@@ -220,6 +222,9 @@ async def test_a_logout_as_the_first_request_counts_too(switched: Switched) -> N
 
 async def test_a_record_that_has_gone_means_a_stranger(switched: Switched) -> None:
     cookie, name = await switched.visitor()
+    switched.records.copy(name, f"{switched.old.prefix}an:other-key-of-this-redis")
+    planted = f"{switched.old.cookie}=an:other-key-of-this-redis"
+    assert (await switched.ask("/read", planted)).body == {}, "no name that it never gave out"
     switched.records.delete(name)
     for value in (cookie, unheard_of(switched.old), f"{switched.old.cookie}=../../x"):
         answer = await switched.ask("/read", value)
