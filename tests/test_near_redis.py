@@ -267,9 +267,9 @@ def test_the_lease_is_kept_while_copies_are_in_use(
         while time.monotonic() - began < 4 * LEASE_MS / 1000:
             asked += not one.is_near(key)
             one.listen(0.02)
-    assert monitor.sent["PING"] >= 4
-    assert monitor.sent["PING"] <= 4 * LEASE_MS / 100 + 2
-    assert asked <= 2  # a crowded machine may hold this process up for longer than a lease
+    assert monitor.sent["PING"] >= 3
+    assert monitor.sent["PING"] <= 10 * (time.monotonic() - began) + 2
+    assert asked <= 5  # a crowded machine may hold this process up for longer than a lease
 
 
 def test_the_end_of_a_signed_in_record_takes_the_lease(
