@@ -587,6 +587,16 @@ def test_a_near_cache_that_cannot_be_is_refused_at_the_start(url: str, says: str
         strategy_of(url)
 
 
+def test_users_may_stay_where_their_copy_is() -> None:
+    strategy = strategy_of("redis://h:1?near=16MB&affinity=cookie")
+    assert strategy.affinity == "cookie"
+    assert strategy.open_threads().lags
+    with pytest.raises(ConfigError, match="write none or cookie or ip"):
+        strategy_of("redis://h?affinity=sticky").open_threads()
+    with pytest.raises(ConfigError, match="did you mean 'near'"):
+        strategy_of("redis://h?naer=16MB").open_threads()
+
+
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
 def test_a_near_cache_goes_along_while_moving(scheme: str) -> None:
     strategy = strategy_of(f"{scheme}://h:1?near=16MB&stale=accept&from=memory://")

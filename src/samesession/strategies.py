@@ -22,7 +22,7 @@ Affinity = Literal["none", "cookie", "ip"]
 Kind = Literal["loop", "threads"]
 
 LEAST_NEAR_BYTES = 1 << 20
-"""A session of the usual limit, 64 KB, takes a fifth of it."""
+"""A session of the usual limit, 64 KB, takes more than a third of it."""
 
 
 @dataclass(frozen=True, slots=True)
