@@ -205,6 +205,13 @@ class Claims:
                 self._state.tell(server, sent)
         return carried
 
+    def write_page(self, shard: int, role: Role, items: list[Item]) -> None:
+        """Keep many at once, and send them to the other owners in one frame each."""
+        self._state.hold_all(shard, items, seq=items[-1].stamp.seq)
+        for server in self.following(shard):
+            role.sides[server].holds = True
+            self._state.tell(server, self.followers.page(server, shard, role.epoch, items))
+
     def confirm(self, shard: int, role: Role, told: Callable[[bool], None]) -> None:
         """Ask the other owners whether this server still is the authority."""
         doubt = _Doubt(self._number, set(self.following(shard)), told)

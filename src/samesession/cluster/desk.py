@@ -265,10 +265,15 @@ class Desk:
         mark = finish(None if before is None else before.value, ending)
         if before is None or before.mark is not mark:
             return mark, self._ended(shard, role, key, before, mark)
-        if (before.principal or mark.reason is Reason.LOGIN) and not self._news.said(key):
+        return mark, self._not_told(key, before)
+
+    def _not_told(self, key: Key, before: Item) -> Item | None:
+        """An end that stood before, if everybody is to hear of it once more."""
+        reason = None if before.mark is None else before.mark.reason
+        if (before.principal or reason is Reason.LOGIN) and not self._news.said(key):
             # Another authority ended it, and may have died before everybody heard.
-            return mark, before
-        return mark, None
+            return before
+        return None
 
     def _must_be_known(self, before: Item | None, mark: Mark) -> bool:
         """Whether an end is answered only when everybody has heard of it (rule 3)."""
@@ -277,12 +282,13 @@ class Desk:
         return not anonymous or mark.reason is Reason.LOGIN
 
     def _ended(self, shard: int, role: Role, key: Key, before: Item | None, mark: Mark) -> Item:
-        stamp = Stamp(role.epoch, self._state.shard(shard).seq + 1)
-        until = mark.at_ms + self._state.settings.lifetime_ms if before is None else before.until_ms
-        principal = None if before is None else before.principal
-        item = Item(key, stamp, until, None, mark, principal)
+        item = self._over(key, before, mark, Stamp(role.epoch, self._state.shard(shard).seq + 1))
         self._claims.write(shard, role, item)
         return item
+
+    def _over(self, key: Key, before: Item | None, mark: Mark, stamp: Stamp) -> Item:
+        until = mark.at_ms + self._state.settings.lifetime_ms if before is None else before.until_ms
+        return Item(key, stamp, until, None, mark, None if before is None else before.principal)
 
     # -- a principal -------------------------------------------------------------------------------
 
@@ -340,12 +346,16 @@ class Desk:
         done(Held(bytes(shards), tuple(records), tuple(keys)))
 
     def _end_many(self, shard: int, role: Role, asked: EndMany, done: Do) -> None:
-        keys = [key for key in asked.keys if self._state.shard_of(key) == shard]
-        marks, news, alive, waiting = [], [], 0, len(keys)
+        keys = [*dict.fromkeys(k for k in asked.keys if self._state.shard_of(k) == shard)]
+        marks, over, news, alive, waiting = [], list[Item](), list[Item](), 0, len(keys)
+        seq = self._state.shard(shard).seq
         for key in keys:
             before = self._state.held(key)
-            mark, told = self._finish(shard, role, key, asked.ending)
-            if told is not None:
+            mark = finish(None if before is None else before.value, asked.ending)
+            if before is None or before.mark is not mark:
+                stamp = Stamp(role.epoch, seq + len(over) + 1)
+                over.append(self._over(key, before, mark, stamp))
+            elif (told := self._not_told(key, before)) is not None:
                 news.append(told)
             was = None if before is None else before.record
             ended = mark.token == asked.ending.token
@@ -354,8 +364,10 @@ class Desk:
         if not waiting:
             done(EndedMany((), 0))
             return
-        if news:
-            self._news.say(tuple(news))
+        if over:
+            self._claims.write_page(shard, role, over)
+        if news or over:
+            self._news.say((*news, *over))
         refused = False
 
         def one_less(_weak: bool) -> None:

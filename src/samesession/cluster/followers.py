@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from samesession.cluster.copies import Change, Item
@@ -59,6 +59,11 @@ class Followers:
         if change is not None:
             return Put(number, shard, epoch, change)
         return Fill(number, shard, epoch, (item,))
+
+    def page(self, server: str, shard: int, epoch: int, items: Sequence[Item]) -> Fill:
+        """Owe items that are sent together, now."""
+        number = self._sends(server, shard, tuple(item.key for item in items))
+        return Fill(number, shard, epoch, tuple(items))
 
     def owe(self, server: str, shard: int, key: Key) -> None:
         """Owe an item, to be sent when there is room (`flush`)."""
@@ -135,8 +140,7 @@ class Followers:
                 del owed[key]  # its time is over
         epoch = self._epoch_of(shard)
         if items and epoch is not None:
-            number = self._sends(server, shard, tuple(item.key for item in items))
-            self._state.tell(server, Fill(number, shard, epoch, tuple(items)))
+            self._state.tell(server, self.page(server, shard, epoch, items))
 
     def _sends(self, server: str, shard: int, keys: tuple[Key, ...]) -> int:
         self._number += 1

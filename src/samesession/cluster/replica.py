@@ -311,8 +311,9 @@ class Replica:
         self._members.renew()
 
     def _heard_ours(self, sender: str, _boot: int, heard: Heard) -> None:
-        for key in self._news.heard(sender, heard):
-            self._desk.look_at(self._state.shard_of(key))
+        keys = self._news.heard(sender, heard)
+        for shard in dict.fromkeys(map(self._state.shard_of, keys)):
+            self._desk.look_at(shard)
 
     def _acked(self, sender: str, _boot: int, ack: Ack) -> None:
         for shard in self._claims.followers.acked(sender, ack):
@@ -346,7 +347,9 @@ class Replica:
         if item.mark is None or not sound(item):
             return
         if copy is not None and copy.held:
-            state.hold(shard, healed(copy.item, item))
+            result = healed(copy.item, item)
+            if result is not copy.item:  # as an owner, it may have been told already
+                state.hold(shard, result)
         elif copy is None or copy.item.mark is None:
             until = min(item.until_ms, state.now.wall_ms + 2 * MARK_MS)
             kept = Item(item.key, item.stamp, until, None, item.mark, item.principal)

@@ -103,10 +103,10 @@ class State:
         """Keep an item as one of its owners."""
         self.save(shard, digest=self._holding(shard, (item,)), seq=seq)
 
-    def hold_all(self, shard: int, items: Sequence[Item]) -> None:
+    def hold_all(self, shard: int, items: Sequence[Item], *, seq: int | UnsetType = UNSET) -> None:
         """Keep a page of items; each key once."""
         if items:
-            self.save(shard, digest=self._holding(shard, items))
+            self.save(shard, digest=self._holding(shard, items), seq=seq)
 
     def _holding(self, shard: int, items: Sequence[Item]) -> Digest:
         exchanged: list[tuple[Item | None, Item]] = []
