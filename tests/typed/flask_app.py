@@ -3,10 +3,14 @@
 from flask import Flask, session
 
 from samesession import Sessions
+from samesession.adopt import FlaskCookie, FlaskSessionRedis
 from samesession.web.flask import init_app
 
 app = Flask(__name__)
-sessions = Sessions.from_url("memory://")
+sessions = Sessions.from_url(
+    "memory://",
+    adopt=[FlaskCookie("the old key"), FlaskSessionRedis("redis://127.0.0.1")],
+)
 init_app(app, sessions)
 
 
