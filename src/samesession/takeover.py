@@ -140,7 +140,7 @@ class _Move:
             self._key = key_of(self.id)
         if (found is None or over) and not moved:
             contents = await self._read(reader, shelf, name)
-            found = None if contents is None else await self._make(contents, login_keys)
+            found = await self._make(contents, login_keys) if contents else None
         if isinstance(found, Mark):
             life.quiet = life.arrived_ms - found.at_ms < MARK_MS
         live = isinstance(found, Record) and self._core._is_live(found, life.arrived_ms)

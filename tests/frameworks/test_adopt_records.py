@@ -225,6 +225,9 @@ async def test_a_record_that_has_gone_means_a_stranger(switched: Switched) -> No
     switched.records.copy(name, f"{switched.old.prefix}an:other-key-of-this-redis")
     planted = f"{switched.old.cookie}=an:other-key-of-this-redis"
     assert (await switched.ask("/read", planted)).body == {}, "no name that it never gave out"
+    switched.records.set(name, b"{}")
+    answer = await switched.ask("/read", cookie)
+    assert (answer.body, answer.cookies) == ({}, []), "nothing is made for nothing"
     switched.records.delete(name)
     for value in (cookie, unheard_of(switched.old), f"{switched.old.cookie}=../../x"):
         answer = await switched.ask("/read", value)
