@@ -430,3 +430,22 @@ def test_async_views_and_alogin(client: Client) -> None:
     client.get("/asign_in/?name=bob")
     assert client.get("/me/").content == b"bob []"
     assert SessionStore(before).get("has_commented") is None
+
+
+@pytest.mark.anyio
+async def test_a_view_reads_past_every_copy() -> None:
+    """`fresh` in a view, `afresh` in an asynchronous one: what another server has just written."""
+    first = SessionStore()
+    first["stock"] = 1
+    await first.asave()
+    here, there = SessionStore(first.session_key), SessionStore(first.session_key)
+    assert await here.aget("stock") == 1
+    here["mine"] = 1
+    await there.aset("stock", 0)
+    await there.asave()
+    await here.afresh()
+    assert (await here.aget("stock"), await here.aget("mine")) == (0, 1)
+    await there.aset("stock", 5)
+    await there.asave()
+    here.fresh()
+    assert (here["stock"], here["mine"]) == (5, 1)
