@@ -33,7 +33,8 @@ async def instructions(
     """
     counted = {}
     if contestant.app.endswith(":ours"):  # valgrind is some forty times slower
-        contestant = replace(contestant, url=f"{contestant.url}?deadline=30s")
+        more = "&" if "?" in contestant.url else "?"
+        contestant = replace(contestant, url=f"{contestant.url}{more}deadline=30s")
     with TemporaryDirectory(prefix="bench-", dir="/dev/shm") as folder:
         out = Path(keep or folder, "callgrind.%p")
         under = [

@@ -38,9 +38,10 @@ PACKAGES = (
 LEGEND = f"""\
 R reads one key, W changes one, M is 9 R to 1 W; the session has 8 keys, 575 bytes as JSON.
 In each framework the same small application runs without a session, with the session layer that
-its users usually take for Redis, and with samesession on the same Redis, all with their defaults
-(but `Secure`: we run over plain http). Flask and Django run under gunicorn (one worker, 4 threads),
-Litestar and FastAPI under uvicorn, aiohttp under its own server; the last three on uvloop.
+its users usually take for Redis, and with samesession on the same Redis, without and with its near
+cache, all with their defaults (but `Secure`: we run over plain http). Flask and Django run under
+gunicorn (one worker, 4 threads), Litestar and FastAPI under uvicorn, aiohttp under its own server;
+the last three on uvloop.
 Each server is alone on one core; load generator (one process) and Redis share the other.
 CPU is the serving process's own (all its threads, counted by the scheduler) divided by requests;
 *adds* is that minus the same application without a session. Short slices of baseline and contestant
@@ -74,7 +75,10 @@ def _framework(name: str, server: str, peer: str, app: str) -> Framework:
         name,
         contestant("no session", "plain", keeps=False),
         contestant(peer, "peer", "{redis}/0"),
-        [contestant("samesession", "ours", "{redis}/1")],
+        [
+            contestant("samesession", "ours", "{redis}/1"),
+            contestant("samesession, near cache", "ours", "{redis}/2?near=16MB"),
+        ],
     )
 
 
@@ -100,7 +104,7 @@ def main(arguments: Sequence[str], core: int, run: Callable[..., Measured]) -> i
     )
     parser.add_argument("--only", nargs="+", choices=BY_NAME, metavar="NAME", default=[])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--turns", type=int, default=3, help="slices per round and workload")
+    parser.add_argument("--turns", type=int, default=2, help="slices per round and workload")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument(
         "--out", type=Path, help="default: bench/frameworks.md, nowhere with --only"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import samesession.sessions
 from samesession import Cookie, Sessions
 from samesession.counts import NAMES, Counts
 from samesession.errors import ConfigError
@@ -325,3 +326,13 @@ def test_counts_are_a_mapping_of_numbers() -> None:
     assert repr(counts) == "Counts({'lost': 2})"
     with pytest.raises(KeyError):
         counts.add("no such count")
+
+
+@pytest.mark.parametrize(("url", "told"), [("memory://", True), ("redis://127.0.0.1:1/0", False)])
+def test_up_is_told_whether_the_environments_url_is_used(
+    monkeypatch: pytest.MonkeyPatch, url: str, told: bool
+) -> None:
+    monkeypatch.setattr("samesession.sessions.opened_from_env", False)
+    monkeypatch.setenv("SAMESESSION_URL", "memory://")
+    Sessions.from_url(url, keys=["k" * 32])  # as Django's settings do
+    assert samesession.sessions.opened_from_env is told

@@ -40,7 +40,7 @@ from samesession.token import Signer
 log = logging.getLogger("samesession")
 
 opened_from_env = False
-"""Whether `Sessions.from_env` was called in this process; `samesession up` asks."""
+"""Whether this process has sessions where ``SAMESESSION_URL`` says; `samesession up` asks."""
 
 _HANDLE = re.compile(r"[0-9a-f]{32}")
 
@@ -137,8 +137,6 @@ class Sessions:
         Raises:
             ConfigError: naming the variable, its value and the way out.
         """
-        global opened_from_env  # noqa: PLW0603  (one flag a process is what it says)
-        opened_from_env = True
         url = env.get("SAMESESSION_URL")
         if not url:
             raise ConfigError(
@@ -168,6 +166,8 @@ class Sessions:
         principal_key: str | None,
         carrier: str,
     ) -> Sessions:
+        global opened_from_env  # noqa: PLW0603  (one flag a process is what it says)
+        opened_from_env = opened_from_env or url == os.environ.get("SAMESESSION_URL")
         strategy = strategy_of(url)
         if principal_key == "" or not isinstance(principal_key, str | None):
             raise ConfigError(

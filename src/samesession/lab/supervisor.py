@@ -202,7 +202,8 @@ class Supervisor:
         if not found["from_env"]:
             self._say(
                 ME,
-                f"{self.plan.app} does not call Sessions.from_env() when it is imported: "
+                f"{self.plan.app} does not call Sessions.from_env() when it is imported "
+                "(in Django: SAMESESSION = {'url': os.environ['SAMESESSION_URL']}): "
                 "--strategy acts only on applications that do",
             )
         interface: Interface = found["interface"]
