@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os import getloadavg
 from pathlib import Path
 
 from bench.callgrind import instructions
@@ -115,6 +116,7 @@ def main(arguments: Sequence[str], core: int, run: Callable[..., Measured]) -> i
         help="count them with valgrind instead: exact on a busy machine, but without the kernel's",
     )
     options = parser.parse_args(arguments)
+    load = getloadavg()[0]
     chosen = [one for one in FRAMEWORKS if not options.only or one.name.lower() in options.only]
     with redis() as engine:
         if options.instructions:
@@ -138,6 +140,7 @@ def main(arguments: Sequence[str], core: int, run: Callable[..., Measured]) -> i
         ("command", f"`{shlex.join(['python', '-m', 'bench', 'frameworks', *arguments])}`"),
         ("commit", revision()),
         ("machine", machine()),
+        ("load before", f"{load:.1f} (1 is one busy core; above that compare with care)"),
         ("versions", f"{versions(PACKAGES)}, {engine.binary}"),
         ("rounds", f"{options.rounds}, each {options.turns} slices of {SLICE_REQUESTS} requests"),
         ("connections", f"{options.connections}"),

@@ -13,6 +13,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any
 
 import hiredis
@@ -63,15 +64,17 @@ class _Thread:
         disconnect_on_error: bool = True,
         push_request: bool = False,
     ) -> Any:
-        """As redis-py does, for at most ``timeout`` seconds without an answer's next byte."""
+        """As redis-py does, for at most ``timeout`` seconds, however slowly the answer comes."""
         parser, sock = self._parser, self._sock
         if sock is None:
             raise BrokenError("closed")
-        reader = parser._reader
+        reader, until = parser._reader, 0.0
         try:
-            if type(timeout) is float:
-                self._arm(sock, timeout)
             while (reply := reader.gets()) is NOT_ENOUGH_DATA:
+                if type(timeout) is float:
+                    now = monotonic()
+                    until = until or now + timeout
+                    self._arm(sock, until - now)
                 read = sock.recv_into(parser._buffer)
                 if not read:
                     raise BrokenError("the server closed the connection")
@@ -94,10 +97,22 @@ class _Thread:
         if isinstance(error, OSError):
             raise BrokenError(f"cannot {what}: {error}") from None
 
+    def _connect(self) -> Any:
+        sock = super()._connect()  # type: ignore[misc]
+        self._armed_s = 0.0
+        return sock
+
     def _arm(self, sock: Any, timeout_s: float) -> None:
-        if not 0 <= self._armed_s - timeout_s < _SLACK_S:
-            sock.settimeout(timeout_s)
-            self._armed_s = timeout_s
+        """Have the socket's calls end in time."""
+        if 0 <= self._armed_s - timeout_s < _SLACK_S:
+            return
+        if timeout_s <= 0:
+            raise TimeoutError
+        self._set_timeout(sock, timeout_s)
+        self._armed_s = timeout_s
+
+    def _set_timeout(self, sock: Any, timeout_s: float) -> None:
+        sock.settimeout(timeout_s)
 
 
 class _KernelTimeout(_Thread):
@@ -106,18 +121,15 @@ class _KernelTimeout(_Thread):
     socket_timeout: float
 
     def _connect(self) -> Any:
-        sock = super()._connect()  # type: ignore[misc]
+        sock = super()._connect()
         sock.settimeout(None)
-        self._armed_s = 0.0
         self._arm(sock, self.socket_timeout)
         return sock
 
-    def _arm(self, sock: Any, timeout_s: float) -> None:
-        if not 0 <= self._armed_s - timeout_s < _SLACK_S:
-            value = _timeval(int(timeout_s), int(timeout_s % 1 * 1e6) or 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-            self._armed_s = timeout_s
+    def _set_timeout(self, sock: Any, timeout_s: float) -> None:
+        value = _timeval(int(timeout_s), int(timeout_s % 1 * 1e6) or 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
 class _ThreadTcp(_KernelTimeout, redis.Connection):  # type: ignore[misc]
