@@ -620,8 +620,9 @@ async def _signed_in(
     """A login within a quota; ``later``: than the first, so that it is not the oldest."""
     delta = created(key, principal, a=b"1")
     assert delta.origin is not None
-    absolute = delta.origin.absolute_ms + later
-    delta = replace(delta, origin=replace(delta.origin, absolute_ms=absolute))
+    absolute, created_ms = delta.origin.absolute_ms + later, delta.origin.created_ms + later
+    origin = replace(delta.origin, absolute_ms=absolute, created_ms=created_ms)
+    delta = replace(delta, origin=origin)
     going = await store.admit(principal, key, absolute, quota=quota)
     if going is not None:
         await store.commit(delta)
