@@ -29,6 +29,7 @@ from samesession.cluster.line import HEAD, framed
 from samesession.cluster.lmdb_shelf import map_of
 from samesession.cluster.options import Options
 from samesession.cluster.transport import ALL, mailbox
+from samesession.cluster.wire import LARGEST
 from samesession.lab.ports import Port
 from samesession.lab.processes import others_in_group
 from samesession.settings import Url
@@ -356,6 +357,9 @@ def test_rubbish_on_the_agents_socket_harms_nobody(tmp_path: Path) -> None:
             framed(1, os.urandom(200)),
             framed(1, b"\x91" * 2000),
             framed(1, b"\x92\x1e\xa3abc"),
+            framed(1, b"forget {"),
+            framed(1, b"forget [1]"),
+            framed(1, bytes(LARGEST + 1)),
         ):
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(os.fspath(alone.options.socket))
@@ -366,6 +370,9 @@ def test_rubbish_on_the_agents_socket_harms_nobody(tmp_path: Path) -> None:
                     pass
         assert kept(alone, versions) == 3
         assert alone.agent == agent
+        counts = alone.status()["counts"]
+        assert counts["malformed"] >= 6
+        assert counts["oversized"] == 1
 
 
 def test_frames_of_a_rogue_are_refused_and_counted(three: list[Host], figure: Figure) -> None:

@@ -146,12 +146,13 @@ class Agent:
             self._answer_ready()
         elif body == STATUS:
             worker.send(number, self._status())
-        elif body.startswith(FORGET):
-            self.step(self._replica.forget, json.loads(body[len(FORGET) :]))
+        elif body.startswith(FORGET) and (names := wire.unpack_names(body[len(FORGET) :])):
+            self.step(self._replica.forget, names)
             worker.send(number, self._status())
         else:
             request = wire.unpack_request(body)
             if isinstance(request, wire.Refusal):
+                self._replica.refused(request)
                 worker.send(number, wire.pack(wire.Unavailable(f"a {request} request")))
                 return
             ticket = next(self._numbers)

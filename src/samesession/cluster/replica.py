@@ -185,6 +185,10 @@ class Replica:
             self._counter.request(ticket, request, now.mono_ms + within_ms)
         return self._done()
 
+    def refused(self, why: Refusal) -> None:
+        """Count what a worker sent and nobody could read."""
+        self._state.counts[why.value] += 1
+
     def leave(self, now: Now) -> list[Output]:
         """Hand everything over; `Left` follows. Worth a bound by the agent: 10 s."""
         self._state.now = now

@@ -555,6 +555,14 @@ def unpack_request(raw: bytes) -> Request | Refusal:
         return Refusal.MALFORMED
 
 
+def unpack_names(raw: bytes) -> list[str]:
+    """Names of servers, as JSON; none if these are no names."""
+    try:
+        return msgspec.json.decode(raw, type=list[Name])
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return []
+
+
 def unpack_answer(raw: bytes) -> Answer | Refusal:
     """What the agent answered."""
     try:
