@@ -148,6 +148,8 @@ def test_a_lost_server_is_asked_about_and_the_others_are_used_on() -> None:
     assert cluster.places()[-1] == B
     cluster.learn(C, [[0, 8191, node(A)], [8192, 16383, node(C)]])
     assert cluster.node_of(high) == C
+    cluster.learn(C, SLOTS)  # it is back
+    assert cluster.node_of(high) == B
 
 
 def test_a_moved_slot_is_known_at_once() -> None:

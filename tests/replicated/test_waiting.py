@@ -16,7 +16,7 @@ from samesession.lab import engines
 from samesession.lab.engines import ask
 from samesession.lab.ports import LOOPBACK
 from samesession.lab.relay import Relay
-from samesession.lab.replicated import Cluster, Sentinelled, eventually
+from samesession.lab.replicated import Cluster, eventually
 from samesession.record import Applied, Delta, Key, Origin, Reason, Record
 from samesession.store import Store
 from samesession.stores.redis_client import ResponseError
@@ -219,10 +219,7 @@ def test_without_a_replica_nothing_waits_and_it_is_counted() -> None:
         on_both_ways(f"{primary.url}?deadline=10s", work)
 
 
-@pytest.mark.parametrize("kind", [Sentinelled, Cluster])
-def test_it_is_the_same_with_sentinels_and_in_a_cluster(
-    kind: type[Sentinelled | Cluster],
-) -> None:
+def test_it_is_the_same_in_a_cluster() -> None:
     """Each step of a login and a logout finds a replica, on whichever server."""
 
     async def work(store: Store, weak: Counter[str]) -> None:
@@ -233,7 +230,7 @@ def test_it_is_the_same_with_sentinels_and_in_a_cluster(
             assert await store.end_all(principal, ending()) == 1
         assert weak == {}
 
-    with kind() as several:
+    with Cluster() as several:
         on_both_ways(f"{several.url}?deadline=10s&wait=10s", work)
 
 
