@@ -452,7 +452,8 @@ class Session(dict[str, Any]):
         if self._written or self._lent:
             return False
         # Nobody wrote, and nobody was given a value that can change, unless by a C library.
-        return self._stands_on(self._base())
+        life = self._life
+        return self._stands_on(self._base() if life.committed else life.base)
 
     def saw(self, changes: Changes, saved: Mapping[str, bytes] | None = None) -> None:
         """Take the contents as committed: later changes are compared with them.

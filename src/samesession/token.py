@@ -105,7 +105,10 @@ class Signer:
             value: as the client sent it: any bytes whatever.
             now_ms: a token whose absolute deadline has passed is refused.
         """
-        token = self._verified.get(value) or self._verify(value)
+        known = self._verified.get(value)
+        if known is not None and known.absolute_ms > now_ms:
+            return known
+        token = known or self._verify(value)
         if isinstance(token, Refusal) or token.absolute_ms > now_ms:
             return token
         return Refusal.EXPIRED

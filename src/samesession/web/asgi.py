@@ -105,7 +105,9 @@ class SessionMiddleware:
                     if not core.only_read(session):
                         return self._committed(session, message, send)
                     life.started = True
-                    message = self.headers(session, message)
+                    if session._used:
+                        said = message.get("headers", ())
+                        message["headers"] = self._codec.answered(said, life)
             elif message.get("more_body"):
                 streams = True
             elif streams and message["type"] == "http.response.body" and core.uncommitted(session):
