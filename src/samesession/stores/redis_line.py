@@ -301,11 +301,7 @@ class Line:
                 continue
             if sent.until <= now:
                 late = True
-                sent.answer.set_exception(
-                    StoreUnavailableError(
-                        f"{self._called} did not answer within {self._target.deadline_s:g} s"
-                    )
-                )
+                sent.answer.set_exception(self._too_late())
             else:
                 earliest = min(earliest, sent.until)
         if late:

@@ -184,7 +184,6 @@ class Lines:
     def _line(self, node: Node, durable: bool = False) -> Line:
         if durable:
             return self._durable_line(node)
-
         line = self._lines.get(node)
         if line is None:
             line = self._lines[node] = Line(
