@@ -32,10 +32,13 @@ from samesession.counts import Counts
 from samesession.errors import TooManySessionsError
 from samesession.lab import engines
 from samesession.lifecycle import Lifecycle, Tools
+from samesession.record import Mark, Reason
 from samesession.sessions import now_ms
 from samesession.settings import Limits, Quota
 from samesession.store import Store
+from samesession.stores.redis import RedisStore
 from samesession.strategies import strategy_of
+from samesession.testing import fresh_key
 
 
 @pytest.fixture(scope="module", params=["memory", "redis", "sqlite"])
@@ -190,3 +193,30 @@ def test_a_crash_at_any_step_of_a_login_leaves_no_more(
         assert sum(map(world.signed_in, handed_out)) <= 1
         if evicts:
             assert world.signed_in(cookie)
+
+
+def test_whoever_reads_of_a_displaced_session_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server that displaced it died before it could (Redis: the others do both at once)."""
+    with engines.start() as engine:
+        store = strategy_of(engine.url).open_threads()
+        for read in (
+            lambda: store.held_by("ann"),
+            lambda: store.admit("ann", fresh_key(), now_ms() + 60_000, quota=Quota(9)),
+        ):
+            world = Limited(store, evicts=True, principal="ann")
+            (old,) = ready(store.held_by("ann"))
+            with monkeypatch.context() as patched:
+                patched.setattr(RedisStore, "_displace", _dies)
+                with pytest.raises(KeyboardInterrupt):
+                    world.stranger()
+            assert world.signed_in(world.cookie)  # not yet
+            ready(read())
+            assert not world.signed_in(world.cookie)
+            found = ready(store.load(old.key))
+            assert isinstance(found, Mark)
+            assert found.reason is Reason.DISPLACED
+        ready(store.close())
+
+
+async def _dies(*_: object) -> None:
+    raise KeyboardInterrupt
