@@ -112,6 +112,7 @@ class ScriptedFeed:
     def keep_up(self, copies: Copies) -> None:
         assert copies is self.copies
         self.kept_up += 1
+        copies.beating = True
 
     async def pause(self, ms: int) -> None:
         self.pauses.append(ms)
@@ -188,7 +189,8 @@ def test_a_record_in_use_is_loaded_once() -> None:
         assert near.load(record.key) is record
     assert near.authority.asked["load"] == 1
     assert near.counts["near"] == 21
-    assert near.feed.kept_up  # somebody is asked to keep the lease
+    assert near.feed.kept_up == 1  # somebody is asked to keep the lease
+    assert near.copies.used
 
 
 def test_a_copy_that_does_not_cover_the_cookie_asks_the_authority() -> None:
@@ -275,6 +277,19 @@ def test_an_ended_or_unknown_record_is_not_kept() -> None:
     assert near.load(unknown := fresh_key()) is None
     assert not near.is_near(record.key)
     assert not near.is_near(unknown)
+
+
+def test_what_the_authority_said_is_over_is_not_shown_again_from_the_copy() -> None:
+    for forgotten in (False, True):
+        near = Near()
+        record = near.warm("ann")
+        if forgotten:
+            del near.authority._stored[record.key]
+        else:
+            ready(MemoryStore.end(near.authority, record.key, ending()))  # its news is late
+        newer = Version(record.version.number + 1, b"xx")
+        assert not isinstance(near.load(record.key, newer), Record)
+        assert not isinstance(near.load(record.key), Record)
 
 
 def test_a_copy_whose_idle_deadline_has_passed_asks_the_authority() -> None:
@@ -375,6 +390,7 @@ def test_a_connection_that_comes_back_by_itself_does_not_make_stale_copies_serva
 
 
 def test_a_server_that_refuses_to_tell_is_always_asked() -> None:
+    assert not Copies(1).listening
     near = Near()
     near.copies.lost()  # connected anew, and not listening
     key = fresh_key()
