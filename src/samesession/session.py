@@ -75,6 +75,10 @@ class Changes(Struct, frozen=True, eq=False):
             return NotImplemented
         return (self.sets, self.removes) == (other.sets, other.removes)
 
+    def __ne__(self, other: object) -> bool:
+        """The opposite: a Struct's own would compare identities."""
+        return not self == other
+
     __hash__ = None  # type: ignore[assignment]
 
 

@@ -304,6 +304,18 @@ def test_the_views_of_the_authentication(client: Client) -> None:
     user.save()
 
 
+def test_what_a_view_says_is_unmodified_is_not_saved() -> None:
+    store = SessionStore()
+    store["a"] = 1
+    store.save()
+    store["b"] = 2
+    assert store.modified
+    store.modified = False
+    assert not store.modified
+    store["c"] = 3
+    assert store.modified
+
+
 def test_messages_in_the_session(client: Client) -> None:
     client.get("/message/")
     assert client.get("/shown/").content == b"saved"
