@@ -195,7 +195,8 @@ class Sessions:
         if limits.quota is not None and not getattr(store, "limits", False):
             raise ConfigError(
                 f"max_sessions={limits.quota.most}: {redacted(url)} cannot count a principal's "
-                "sessions across servers; redis://, postgresql://, mysql:// and sqlite:// can"
+                "sessions across servers; redis://, postgresql://, mysql://, sqlite:// and "
+                "cluster:// can"
             )
         return sessions
 
