@@ -154,11 +154,11 @@ class Lifecycle:
                     newest = found.commits[-1]
                     if newest.number != seen.number or not newest.token.startswith(seen.tag):
                         self._note_difference(life, seen, found)
-            elif found is None:
-                self._counts.add("absent")
-            elif now - found.at_ms < MARK_MS:
+            elif isinstance(found, Mark) and now - found.at_ms < MARK_MS:
                 self._counts.add("quiet")
                 life.quiet = True
+            else:  # unknown, or a mark that has done its time and is not swept yet
+                self._counts.add("absent")
         session = kind(life)
         if len(life.base) != len(life.saved):
             self._counts.add("corrupt", len(life.saved) - len(life.base))
