@@ -434,7 +434,7 @@ def test_the_control_socket_is_ours_alone_and_counts_requests(by_cookie: Fleet) 
     before = by_cookie.control.status()["s1"].requests
     ask(by_cookie.url, cookie="SRV=s1")
     assert by_cookie.control.status()["s1"].requests == before + 1
-    with pytest.raises(LookupError, match=r"'s9'.*No such server"):
+    with pytest.raises(LookupError, match=r"s9.*No such server"):
         by_cookie.control.drain("s9")
 
 

@@ -118,7 +118,7 @@ class Lifecycle:
 
     # -- open ------------------------------------------------------------------------------------
 
-    async def open(  # noqa: C901  (from a cookie to a session; each call more costs every request)
+    async def open(
         self,
         value: bytes | None,
         client: Callable[[], Client] = Client,

@@ -14,8 +14,12 @@ from samesession._bridge import ready
 from samesession.errors import StoreUnavailableError
 from samesession.lab import engines
 from samesession.record import Record
+from samesession.settings import Url
 from samesession.store import Store
+from samesession.stores.redis_client import RedisError
 from samesession.stores.redis_pool import Pool
+from samesession.stores.redis_target import Target
+from samesession.stores.redis_threads import Server
 from samesession.strategies import strategy_of
 from samesession.testing import created, fresh_key
 
@@ -92,6 +96,23 @@ def test_whoever_waits_too_long_is_told_so_in_time_and_the_server_is_not_blamed(
     assert any("raise the URL's pool=" in why for why in told)
     assert took_s < 3.8  # the wait and the command share one deadline
     ready(store.close())
+
+
+def test_who_is_served_late_greets_the_server_in_what_is_left_of_the_deadline(
+    engine: engines.Engine,
+) -> None:
+    """Known-bad: redis-py's greeting had a whole deadline of its own, after the wait for a turn."""
+    target = Target.of(Url.parse(f"{engine.url}?deadline=20s"))
+    server = Server(target.nodes[0], target, (), only_primary=False, endings=None)
+    engine.freeze()
+    try:
+        began = time.monotonic()
+        with pytest.raises(RedisError):
+            server.exchange([("PING",)], began + 0.3)
+        assert time.monotonic() - began < 10
+    finally:
+        engine.thaw()
+    server.close()
 
 
 def _why(store: Store) -> str:

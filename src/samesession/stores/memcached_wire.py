@@ -217,6 +217,11 @@ class _Pool:
             self._breaker.failed()
             await self._give_up(client)
             raise _unavailable(self._name, error) from None
+        except RuntimeError as error:
+            if self._client is client:
+                raise
+            # Another request gave up on this client while we waited for our turn.
+            raise _unavailable(self._name, error) from None
         self._breaker.succeeded()
         return done
 

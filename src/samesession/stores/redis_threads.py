@@ -345,7 +345,9 @@ class Server:
         return [self._read(connection, until) for _ in commands]
 
     def _connect(self, connection: ThreadConnection, until: float) -> None:
-        connection.socket_connect_timeout = max(until - time.monotonic(), 0.001)
+        # redis-py greets and signs in within its own time-out: what is left of ours.
+        left_s = max(until - time.monotonic(), 0.001)
+        connection.socket_connect_timeout = connection.socket_timeout = left_s
         connection.connect()
         if self._only_primary:
             connection.send_command("ROLE", check_health=False)
