@@ -12,7 +12,8 @@ from samesession._random import random_bytes
 from samesession.record import TOKEN_BYTES
 
 
-@pytest.mark.parametrize("fork", [os.fork, ctypes.CDLL(None).fork], ids=["Python's", "C's"])
+# PyDLL keeps the interpreter's lock over the call: in the child no other thread could give it back.
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["Python's", "C's"])
 def test_a_fork_knows_that_it_is_another_process_and_draws_its_own_tokens(fork: object) -> None:
     assert pid() == os.getpid()
     random_bytes(TOKEN_BYTES)  # both have drawn the same ones

@@ -179,6 +179,8 @@ class Talk(asyncio.Protocol):
 
     def send(self, commands: Iterable[tuple[Any, ...]]) -> None:
         """Write commands; what cannot be sent is noticed by whoever waits for its answer."""
+        if self._transport.is_closing():
+            return  # uvloop raises at a write then, where asyncio says nothing
         self._transport.write(b"".join([_pack(command) for command in commands]))
 
     def close(self) -> None:
