@@ -45,6 +45,7 @@ class Run:
     frames: float
     frame_bytes: float
     owner_bytes: float
+    rounds_bytes_s: float
     idle_bytes_s: float
     read_frames: int
     reads: int
@@ -117,10 +118,10 @@ def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
         for host in hosts:  # it is cached where it is used
             for name in names:
                 host.patiently("load", key=name)
-        time.sleep(2)
+        _settled(hosts)
 
         idle = Meter(hosts)
-        time.sleep(3)
+        time.sleep(10)  # a round
         idle.stop()
 
         reading = Meter(hosts)
@@ -148,11 +149,12 @@ def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
             logouts_ms=sorted(_logouts_ms(writer, options.logouts)),
             visible_ms=sorted(seen),
             not_visible=options.visible - len(seen),
-            frames=writing.sent("frames", REQUESTS) / len(writes),
-            frame_bytes=writing.sent("bytes", REQUESTS) / len(writes),
-            owner_bytes=writing.sent("bytes", ("told",)) / len(writes) / owners,
-            idle_bytes_s=idle.sent("bytes", EVERYTHING) / idle.took_s / number,
-            read_frames=reading.sent("frames", REQUESTS),
+            frames=writing.sent("frames") / len(writes),
+            frame_bytes=writing.sent("bytes") / len(writes),
+            owner_bytes=writing.sent("bytes", TO_OWNERS) / len(writes) / owners,
+            rounds_bytes_s=idle.sent("bytes", ROUNDS) / idle.took_s / number,
+            idle_bytes_s=idle.sent("bytes", TO_ALL) * (number - 1) / idle.took_s / number,
+            read_frames=reading.sent("frames"),
             reads=3 * KEYS * rounds,
             cpu_ms=1000 * (writing.cpu_s - idle_cpu_s * writing.took_s) / len(writes),
             idle_cpu=100 * idle_cpu_s / number,
@@ -163,8 +165,19 @@ def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
         return measured_
 
 
-REQUESTS = ("told", "asked", "replied")
-EVERYTHING = (*REQUESTS, "to_all")
+TO_OWNERS = ("put", "fill", "carrying")
+"""What takes a change to another owner; "carrying": inside the answer to one that asked."""
+
+ROUNDS = (
+    *("claim", "claimed", "fenced", "level", "listing", "listed", "fetch", "fetched"),
+    *("hand", "release"),
+)
+"""Comparing copies every 10 s, and moving shards: whatever is read or written."""
+
+TO_ALL = ("beat", "news")
+"""Published once for everybody; each server that is linked gets its copy."""
+
+APART = (*ROUNDS, *TO_ALL, "heard", "missed", "farewell", "forget")
 
 
 class Meter:
@@ -183,11 +196,14 @@ class Meter:
         self.cpu_s = cpu_s(self._hosts) - self._cpu_s
         self._after = [_sent(host) for host in self._hosts]
 
-    def sent(self, what: str, kinds: tuple[str, ...]) -> int:
-        """Frames or bytes, of all servers together."""
+    def sent(self, what: str, kinds: tuple[str, ...] | None = None) -> int:
+        """Frames or bytes, of all servers together; of every kind but those `APART`, or of some."""
         pairs = zip(self._after, self._before, strict=True)
         return sum(
-            after[kind][what] - before[kind][what] for after, before in pairs for kind in kinds
+            row[what] - before.get(kind, {}).get(what, 0)
+            for after, before in pairs
+            for kind, row in after.items()
+            if (kind not in APART if kinds is None else kind in kinds)
         )
 
 
@@ -210,6 +226,20 @@ def _visible_ms(hosts: list[Any], names: list[str], number: int) -> list[float]:
         if shown["is"] == "record" and shown["values"]["n"] == f"seen {count}":
             took.append(1000 * shown["s"])
     return took
+
+
+def _settled(hosts: list[Any]) -> None:
+    """Wait until no shard moves any more: the first few to start owned what all share now."""
+    moves = ("hand", "release", "fill")
+    deadline = time.monotonic() + 30
+    before, calm = None, 0
+    while calm < 2:
+        now = [(row["sent"], row["frames"]) for host in hosts for row in host.status()["sent"]]
+        moved = [row for row in now if row[0] in moves]
+        calm = calm + 1 if moved == before else 0
+        before = moved
+        assert time.monotonic() < deadline, "shards keep moving"
+        time.sleep(1)
 
 
 def _rejoin_s(hosts: list[Any], sessions: int) -> float:
@@ -253,8 +283,10 @@ def page(runs: list[Run], facts: tuple[tuple[str, str], ...], options: argparse.
     lines += [f"- {name}: {value}" for name, value in facts]
     how = (
         f"{KEYS} sessions of 500 bytes, one worker of one server changing one key of each in turn "
-        f"for {options.seconds:g} s. Frames are those between agents, heartbeats and news to "
-        "everybody apart. Compare inside this table only."
+        f"for {options.seconds:g} s. Frames are those that a write or a read causes among agents; "
+        "what runs anyway is apart: heartbeats and news to everybody, and comparing copies every "
+        "10 s (rounds). Bytes to each owner are those of the frames that take the change there. "
+        "Compare inside this table only."
     )
     head = (
         "| servers | copies | writes/s | commit p50 / p99 ms | unknown | frames a write | bytes a "
@@ -269,16 +301,16 @@ def page(runs: list[Run], facts: tuple[tuple[str, str], ...], options: argparse.
         )
     head = (
         "| servers | copies | logout p50 / p99 ms | visible elsewhere p50 / p99 ms | frames for "
-        "unchanged reads | idle bytes/s a "
-        "server | idle CPU a server | own memory of an agent | rejoin after kill -9, s |"
+        "unchanged reads | rounds, bytes/s a server | heartbeats, bytes/s a server, to all | idle "
+        "CPU a server | own memory of an agent | rejoin after kill -9, s |"
     )
-    lines += ["", head, "|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    lines += ["", head, "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for run in runs:
         lines.append(
             f"| {run.servers} | {run.copies} | {_at(run.logouts_ms, 50):.2f} / "
             f"{_at(run.logouts_ms, 99):.1f} | {_at(run.visible_ms, 50):.2f} / "
             f"{_at(run.visible_ms, 99):.1f} ({run.not_visible} of {options.visible} not) | "
-            f"{run.read_frames} for {run.reads} | "
+            f"{run.read_frames} for {run.reads} | {run.rounds_bytes_s:.0f} | "
             f"{run.idle_bytes_s:.0f} | {run.idle_cpu:.1f} % | {run.rss_mb:.0f} MB | "
             f"{run.join_s:.2f} |"
         )

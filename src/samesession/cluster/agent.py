@@ -88,9 +88,6 @@ class Agent:
         self._lonely_at = time.monotonic() + FIRST_S
         self._addresses: dict[str, float] = {}
         self._told: dict[str, int] = {}
-        self._sent = {
-            what: {"frames": 0, "bytes": 0} for what in ("told", "asked", "replied", "to_all")
-        }
         self._log_at = self._tidy_at = 0.0
         self._asked = asyncio.Event()
         self._left = asyncio.Event()
@@ -206,9 +203,7 @@ class Agent:
         match output:
             case replica.Tell():
                 self._transport.publish(output.topic, output.frame)
-                self._count("to_all" if output.topic == ALL else "told", output.frame)
             case replica.Ask():
-                self._count("asked", output.frame)
                 replied = partial(self.step, self._replica.replied, output.number)
                 self._transport.query(
                     output.server, output.frame, replied, within_ms=output.within_ms
@@ -217,17 +212,11 @@ class Agent:
                 _, question = self._questions.pop(output.question, (0.0, None))
                 if question is not None:
                     question.reply(output.frame)
-                    self._count("replied", output.frame)
             case replica.Said():
                 worker, number = self._tickets.pop(output.ticket)
                 worker.send(number, wire.pack(output.answer))
             case replica.Left():
                 self._left.set()
-
-    def _count(self, what: str, frame: bytes) -> None:
-        sent = self._sent[what]
-        sent["frames"] += 1
-        sent["bytes"] += len(frame)
 
     def _answer_ready(self) -> None:
         if self._waiting and self._replica.ready:
@@ -246,9 +235,8 @@ class Agent:
             "map": str(self._options.folder),
             "map_used": round(self._map.used(), 3),
         }
-        sent = [{"sent": what, **numbers} for what, numbers in self._sent.items()]
         told = {"counts": self._replica.counts, **told}
-        return json.dumps({**told, "agent": mine, "sent": sent}).encode()
+        return json.dumps({**told, "agent": mine}).encode()
 
     # -- time --------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@
    operator gives up (`Forget`), and what only they knew with them.
 5. A server is *level* in a shard when it has all that the authority had at some moment since it
    last doubted: only then its workers answer from it.
-6. The same comparison is made every ``round_ms``, when a server appears, and when one doubts.
+6. The same comparison is made with who holds a shard every ``round_ms``, and with all when a
+   server appears, and when one doubts.
 7. An authority that was paused, and does not know yet that another one took over, would call lost
    what that one was told. So it asks the other owners once more before it says so (`confirm`).
 """
@@ -55,6 +56,10 @@ OFFERS = 256
 
 ASK_MS = 500
 """How long a server may take to list or show what it has."""
+
+WIDER_ROUND = 6
+"""Every so many rounds compare with those too that should hold nothing: a late message may have
+filled them. In each they would make what a round costs grow with the number of servers."""
 
 LOOK_EVERY_MS = 1000
 HAND_EVERY_MS = 500
@@ -651,11 +656,14 @@ class Claims:
 
     def _round(self) -> None:
         self._state.counts["rounds"] += 1
+        everybody = self._state.counts["rounds"] % WIDER_ROUND == 0
         for shard, role in self.roles.items():
             if not role.serving:
                 continue
-            for name in role.sides:  # to who is no owner too: a late message may have filled it
-                self._offer(name, shard)
+            held_by = self.owners(shard)
+            for name, side in role.sides.items():
+                if everybody or side.holds or name in held_by:
+                    self._offer(name, shard)
 
     def _offer(self, name: str, shard: int) -> None:
         self._offers.setdefault(name, {})[shard] = None

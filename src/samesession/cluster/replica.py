@@ -262,6 +262,10 @@ class Replica:
                 for shard, role in roles.items()
             },
             "counts": self.counts,
+            "sent": [
+                {"sent": kind.lower(), "frames": frames, "bytes": size}
+                for kind, (frames, size) in sorted(state.sent.items())
+            ],
         }
 
     # -- what peers say ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from samesession.cluster.placement import shard_of
 from samesession.cluster.settings import Ask, Now, Output, Reply, Said, Settings, Tell
 from samesession.cluster.shelf import Copy, Self, ShardState, Shelf
 from samesession.cluster.transport import ALL, mailbox
-from samesession.cluster.wire import OLDEST, Answer, Codec, Fence, Message
+from samesession.cluster.wire import OLDEST, Answer, Codec, Committed, Fence, Message
 from samesession.record import MARK_MS, Key, Mark
 
 Replied = Callable[[Message | None], None]
@@ -36,6 +36,8 @@ class State:
         self.now = Now(0, 0)
         self.counts: Counter[str] = Counter()
         self.out: list[Output] = []
+        self.sent: dict[str, list[int]] = {}
+        """Frames and their bytes by the kind of message; one to all counts once."""
         self._codec = Codec(settings.name, settings.boot, protocol=settings.protocol)
         self.speaks: dict[str, int] = {}
         self._spoken = OLDEST
@@ -172,18 +174,18 @@ class State:
     def tell(self, server: str, message: Message) -> None:
         """Send to one server."""
         protocol = self.speaks.get(server, OLDEST)
-        self.out.append(Tell(mailbox(server), self._codec.dumps(message, protocol)))
+        self.out.append(Tell(mailbox(server), self._dumps(message, protocol)))
 
     def tell_all(self, message: Message, protocol: int | None = None) -> None:
         """Send to every server, in what all of them understand."""
-        self.out.append(Tell(ALL, self._codec.dumps(message, protocol or self._spoken)))
+        self.out.append(Tell(ALL, self._dumps(message, protocol or self._spoken)))
 
     def ask(self, server: str, message: Message, replied: Replied, *, within_ms: int) -> None:
         """Ask one server; ``replied`` is called once, with None when there is no reply in time."""
         self._number += 1
         self._asks[self._number] = replied, self.now.mono_ms + within_ms
         protocol = self.speaks.get(server, OLDEST)
-        self.out.append(Ask(server, self._number, self._codec.dumps(message, protocol), within_ms))
+        self.out.append(Ask(server, self._number, self._dumps(message, protocol), within_ms))
 
     def replied(self, number: int, message: Message | None) -> None:
         """Pass a reply on, if somebody still waits for it."""
@@ -199,7 +201,16 @@ class State:
 
     def reply(self, question: int, message: Message, protocol: int) -> None:
         """Reply to a question in the protocol in which it was asked."""
-        self.out.append(Reply(question, self._codec.dumps(message, protocol)))
+        self.out.append(Reply(question, self._dumps(message, protocol)))
+
+    def _dumps(self, message: Message, protocol: int) -> bytes:
+        frame = self._codec.dumps(message, protocol)
+        carries = isinstance(message, Committed) and message.carries is not None
+        kind = "Carrying" if carries else type(message).__name__
+        counted = self.sent.setdefault(kind, [0, 0])
+        counted[0] += 1
+        counted[1] += len(frame)
+        return frame
 
     def said(self, ticket: int, answer: Answer) -> None:
         """Answer a worker."""
