@@ -170,6 +170,7 @@ class Host:
                 world.after(1, lambda life=self.life: self.life == life and self.stop())
 
     def _ask(self, ask: Ask) -> None:
+        assert ask.within_ms > 0, "zenoh raises"
         other = self.world.hosts.get(ask.server)
         if other is None:
             return

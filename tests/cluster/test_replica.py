@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from samesession.cluster.placement import EVERYBODY, shard_of
-from samesession.cluster.replica import Tell
-from samesession.cluster.wire import Admit, Beat, Codec, Frame, News
+from samesession.cluster.replica import Ask, Tell
+from samesession.cluster.wire import Admit, Beat, Codec, CommitDelta, Frame, News, Unavailable
 from samesession.errors import StoreUnavailableError
 from samesession.record import (
     Applied,
@@ -451,3 +451,22 @@ def test_comparing_copies_costs_no_more_with_more_servers() -> None:
         return sum(after) - sum(before)
 
     assert offered(9) < 2 * offered(4)
+
+
+def test_what_comes_when_time_is_over_asks_nobody_any_more() -> None:
+    """A request's time ended, the tick is still to come, and news make its server ask again."""
+    world, key = cluster(3), key_of("x")
+    authority = authority_of(world, key)
+    asker = other_than(world, authority)
+    authority.stop(silently=True)
+    agent, answers = asker.agent, list[Any]()
+    assert agent is not None
+    asker.tickets[4711] = answers.append
+    commit = CommitDelta(created(world, key))
+    asker.do(agent.request(asker.now, 4711, commit, within_ms=20))
+    world.now += 25
+    agent._state.now = asker.now
+    agent._counter.kick({shard_of(key, 8)})
+    assert not [output for output in agent._state.out if isinstance(output, Ask)]
+    asker.do(agent._done())
+    assert [type(answer) for answer in answers] == [Unavailable]

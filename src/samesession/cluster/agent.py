@@ -18,7 +18,6 @@ import secrets
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -27,6 +26,7 @@ from typing import cast
 
 from samesession.cluster import election, replica, wire
 from samesession.cluster.client import FORGET, LEASE_S, READY, STATUS, boot_ms
+from samesession.cluster.inbox import Inbox
 from samesession.cluster.line import Frames, framed
 from samesession.cluster.lmdb_shelf import LmdbShelf, map_of
 from samesession.cluster.options import Options, resolve, shown
@@ -79,7 +79,7 @@ class Agent:
         with self._shelf.writing():
             self._replica = Replica(self._settings, self._shelf)
         self._loop = asyncio.get_running_loop()
-        self._posted: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._inbox = Inbox(self._loop)
         self._numbers = count(1)
         self._workers: set[_Worker] = set()
         self._tickets: dict[int, tuple[_Worker, int]] = {}
@@ -126,15 +126,15 @@ class Agent:
         try:
             with self._shelf.writing():
                 outputs = take(_now(), *arguments, **named)
+            for output in outputs:
+                self._do(output)
         except Exception:
-            # Its memory may differ from the shelf now: the next agent starts from the shelf.
+            # Its memory may differ from the shelf, or from what was said: the next agent starts
+            # from the shelf.
             log.exception("the agent of %s ends and is started anew", self._settings.name)
             self._failed = True
             self._left.set()
             self._asked.set()
-            return
-        for output in outputs:
-            self._do(output)
 
     def request(self, worker: _Worker, number: int, body: bytes) -> None:
         """A worker asks."""
@@ -169,22 +169,6 @@ class Agent:
         self._workers.discard(worker)
         if not self._workers:
             self._lonely_at = time.monotonic() + LONELY_S
-
-    def post(self, take: Callable[..., object], *arguments: object) -> None:
-        """Have a transport's handler called on the loop; any thread may."""
-        self._posted.append((take, arguments))
-        if len(self._posted) == 1:
-            with suppress(RuntimeError):  # the loop is closed: nothing matters any more
-                self._loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        # Those that come meanwhile are taken by the next turn, so sockets and ticks get theirs.
-        for _ in range(len(self._posted)):
-            take, arguments = self._posted[0]
-            take(*arguments)
-            self._posted.popleft()
-        if self._posted:
-            self._loop.call_soon(self._drain)
 
     def _heard(self, frame: bytes) -> None:
         self.step(self._replica.heard, frame)
@@ -293,7 +277,7 @@ class Agent:
                 self._options.multicast,
             )
             try:
-                transport = await asyncio.to_thread(ZenohTransport, place, self.post)
+                transport = await asyncio.to_thread(ZenohTransport, place, self._inbox.post)
             except StoreUnavailableError as error:
                 # Rather than end and be spawned again by every worker in turn.
                 if time.monotonic() >= told_at:
@@ -360,7 +344,7 @@ class _Worker(asyncio.Protocol):
             self._agent.request(self, number, body)
 
     def send(self, number: int, body: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():  # uvloop may raise
             self._transport.write(framed(number, body))
 
 

@@ -283,6 +283,9 @@ class Counter:
 
     def _try(self, job: _Job) -> None:
         now, settings = self._state.now.mono_ms, self._state.settings
+        if now >= job.until_ms:  # nobody waits for it any more, and the tick comes later
+            self._over(job, None)
+            return
         shard = self._desk.shard_of(job.asked)
         wait = min(settings.retry_ms << job.tries, SLOWEST_RETRY_MS)
         job.tries += 1
