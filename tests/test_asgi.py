@@ -82,6 +82,24 @@ async def test_with_a_cookie_nothing_is_cached(world: World) -> None:
     assert (await Visitor(reads).asks())["cache-control"] == "public, max-age=60"
 
 
+async def test_what_a_cache_inside_keeps_of_a_response_holds_nobodys_cookie(world: World) -> None:
+    headers = [(b"content-type", b"text/plain")]
+    kept = {"type": "http.response.start", "status": 200, "headers": headers}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"]["a"] = 1
+        await send(kept)
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    cookies = [
+        (await Visitor(SessionMiddleware(app, world.sessions)).asks()).all("set-cookie")
+        for _ in range(2)
+    ]
+    assert [len(said) for said in cookies] == [1, 1]
+    assert cookies[0] != cookies[1]
+    assert kept["headers"] == [(b"content-type", b"text/plain")]
+
+
 async def test_one_cookie_is_set_beside_the_applications_own(world: World) -> None:
     def handler(session: Session) -> None:
         session["a"] = 1

@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from litestar import Controller, Litestar, MediaType, Request, delete, get, post
+from litestar import Controller, Litestar, MediaType, Request, asgi, delete, get, post
 from litestar.config.response_cache import ResponseCacheConfig
 from litestar.connection import ASGIConnection
 from litestar.middleware.rate_limit import RateLimitConfig
+from litestar.plugins.flash import FlashConfig, FlashPlugin, flash
+from litestar.plugins.jinja import JinjaTemplateEngine
+from litestar.response import Template
 from litestar.security.session_auth import SessionAuth
-from litestar.testing import TestClient
+from litestar.stores.registry import StoreRegistry
+from litestar.template.config import TemplateConfig
+from litestar.testing import AsyncTestClient, TestClient
+from litestar.types import Receive, Scope, Send
 
 from samesession import Cookie, Sessions
 from samesession.errors import ConfigError
@@ -118,6 +124,79 @@ def test_session_auth_with_a_principal_key() -> None:
         assert client.get("/user").status_code == 401
 
 
+def test_session_auth_answers_options_and_keeps_no_cookie_of_a_stranger(
+    sessions: Sessions,
+) -> None:
+    auth = SessionAuth[Any, Any](
+        retrieve_user_handler=retrieve_user_handler,
+        session_backend_config=SessionConfig(sessions),
+        exclude=["/login", "/schema"],
+    )
+    with TestClient(Litestar([Account], on_app_init=[auth.on_app_init])) as client:
+        assert client.options("/user").status_code == 204
+        refused = client.get("/user", headers={"Cookie": "session=invented"})
+        assert (refused.status_code, "set-cookie" in refused.headers) == (401, False)
+
+
+@post("/test", sync_to_thread=False)
+def set_session_data(request: Asked) -> None:
+    request.session["foo"] = "bar"
+
+
+@get("/test", sync_to_thread=False)
+def get_session_data(request: Asked) -> dict[str, Any]:
+    return request.session
+
+
+def test_the_page_about_testing(sessions: Sessions) -> None:
+    config = SessionConfig(sessions)
+    app = Litestar([set_session_data, get_session_data], middleware=[config.middleware])
+    with TestClient(app, session_config=config) as client:
+        assert client.get_session_data() == {}
+        client.set_session_data({"foo": "from outside"})
+        assert client.get("/test").json() == {"foo": "from outside"}
+        client.post("/test")
+        assert client.get_session_data() == {"foo": "bar"}
+        client.set_session_data({"other": [1]})
+        assert client.get("/test").json() == {"other": [1]}
+
+
+@pytest.mark.anyio
+async def test_the_page_about_testing_on_a_loop(engine: Engine) -> None:
+    config = SessionConfig(over(engine, "litestar-client"))
+    app = Litestar([set_session_data, get_session_data], middleware=[config.middleware])
+    async with AsyncTestClient(app, session_config=config) as client:
+        await client.set_session_data({"foo": "from outside"})
+        assert (await client.get("/test")).json() == {"foo": "from outside"}
+        await client.post("/test")
+        assert await client.get_session_data() == {"foo": "bar"}
+
+
+def test_the_page_about_flash_messages(sessions: Sessions) -> None:
+    @get("/")
+    async def index() -> Template:
+        return Template(
+            template_str="{% for message in get_flashes() %}"
+            "{{ message.message }} ({{ message.category }}){% endfor %}"
+        )
+
+    @post("/")
+    async def add(request: Asked) -> None:
+        flash(request, "Oh no! I've been flashed!", category="error")
+
+    pages = TemplateConfig(engine=JinjaTemplateEngine, directory=".")
+    app = Litestar(
+        [index, add],
+        plugins=[FlashPlugin(config=FlashConfig(template_config=pages))],
+        template_config=pages,
+        middleware=[session_middleware(sessions)],
+    )
+    with TestClient(app) as client:
+        client.post("/")
+        assert client.get("/").text == "Oh no! I&#39;ve been flashed! (error)"
+        assert client.get("/").text == ""
+
+
 def test_excluded_paths_have_no_session(sessions: Sessions) -> None:
     @get("/none", skip_session=True, sync_to_thread=False)
     def none(request: Asked) -> bool:
@@ -127,10 +206,21 @@ def test_excluded_paths_have_no_session(sessions: Sessions) -> None:
     def static(request: Asked) -> bool:
         return "session" in request.scope
 
-    app = Litestar([none, static], middleware=[session_middleware(sessions, exclude="^/static")])
+    @asgi("/mounted", is_mount=True, copy_scope=True)
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        said = b"true" if "session" in scope else b"false"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": said, "more_body": False})
+
+    handlers = [none, static, mounted, show_cart]
+    exclude = ["^/static", "^/mounted/without"]
+    app = Litestar(handlers, middleware=[session_middleware(sessions, exclude=exclude)])
     with TestClient(app) as client:
         assert client.get("/none").json() is False
         assert client.get("/static/none").json() is False
+        assert client.get("/mounted/without").json() is False
+        assert client.get("/mounted/with").json() is True
+        assert client.get("/cart").json() == {"data": {}, "id": None}
 
 
 def test_a_second_layer_is_refused_at_the_start(sessions: Sessions) -> None:
@@ -143,34 +233,47 @@ def test_a_second_layer_is_refused_at_the_start(sessions: Sessions) -> None:
         session_middleware("memory://")  # type: ignore[arg-type]
 
 
-def test_rate_limits_and_cached_responses_in_our_stores(sessions: Sessions) -> None:
-    calls: list[int] = []
+def over(engine: Engine, prefix: str) -> Sessions:
+    keys = ["the key of every server in the frameworks' tests"]
+    url = f"{engine.url}?prefix={prefix}"
+    return Sessions.from_url(url, keys=keys, cookie=Cookie(secure=False))
 
-    @get("/cached", cache=60, media_type=MediaType.TEXT, sync_to_thread=False)
-    def cached() -> str:
-        calls.append(1)
-        return str(len(calls))
 
-    app = Litestar(
-        [cached],
-        stores={
-            "rate_limit": SharedStore(sessions, namespace="limits"),
-            "response_cache": SharedStore(sessions, namespace="cache"),
-        },
-        response_cache_config=ResponseCacheConfig(store="response_cache"),
-        middleware=[RateLimitConfig(rate_limit=("minute", 3)).middleware],
-    )
-    with TestClient(app) as client:
-        answers = [client.get("/cached") for _ in range(4)]
-        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-        assert {answer.text for answer in answers[:3]} == {"1"}
+def test_rate_limits_and_cached_responses_count_on_two_servers(engine: Engine) -> None:
+    calls: list[str] = []
+
+    def server(name: str) -> Litestar:
+        @get("/cached", cache=60, media_type=MediaType.TEXT, sync_to_thread=False)
+        def cached(request: Asked) -> str:
+            request.session["visited"] = name
+            calls.append(name)
+            return name
+
+        sessions = over(engine, "litestar-servers")
+        stores = StoreRegistry(default_factory=SharedStore(sessions).with_namespace)
+        limits = RateLimitConfig(rate_limit=("minute", 3), exclude=["/schema"])
+        return Litestar(
+            [cached, show_cart],
+            stores=stores,
+            response_cache_config=ResponseCacheConfig(store="response_cache"),
+            middleware=[limits.middleware, session_middleware(sessions)],
+            on_startup=[sessions.ready],
+            on_shutdown=[sessions.close],
+        )
+
+    with TestClient(server("s1")) as first, TestClient(server("s2")) as second:
+        answers = [client.get("/cached") for client in (first, second, first, second, first)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+        assert {answer.text for answer in answers[:3]} == {"s1"}
+        assert calls == ["s1"], "the other server has it from the cache"
+        assert "set-cookie" in answers[0].headers
+        assert "set-cookie" not in answers[1].headers, "nobody gets another's cookie from it"
 
 
 @pytest.fixture(params=["memory", "redis"])
 def store(request: pytest.FixtureRequest, engine: Engine) -> SharedStore:
-    url = "memory://" if request.param == "memory" else f"{engine.url}?prefix=litestar-store"
-    key = "the key of every server in the frameworks' tests"
-    return SharedStore(Sessions.from_url(url, keys=[key]))
+    sessions = request.getfixturevalue("sessions")
+    return SharedStore(sessions if request.param == "memory" else over(engine, "litestar-store"))
 
 
 @pytest.mark.anyio

@@ -106,8 +106,7 @@ class SessionMiddleware:
                         return self._committed(session, message, send)
                     life.started = True
                     if session._used:
-                        said = message.get("headers", ())
-                        message["headers"] = self._codec.answered(said, life)
+                        message = self.headers(session, message)
             elif message.get("more_body"):
                 streams = True
             elif streams and message["type"] == "http.response.body" and core.uncommitted(session):
@@ -196,11 +195,15 @@ class SessionMiddleware:
         return values[0]
 
     def headers(self, session: Session, message: Message) -> Message:
-        """The response's start with what the session adds to its headers."""
-        if session._used:
-            life = session._life
-            message["headers"] = self._codec.answered(message.get("headers", ()), life)
-        return message
+        """The response's start with what the session adds to its headers.
+
+        A new message: a cache of responses inside may keep the application's, and what stands in it
+        would be everybody's.
+        """
+        if not session._used:
+            return message
+        headers = self._codec.answered(message.get("headers", ()), session._life)
+        return {**message, "headers": headers}
 
     def _committing(self, session: Session, send: Send) -> Send:
         async def sending(message: Message) -> None:

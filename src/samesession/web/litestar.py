@@ -6,8 +6,7 @@ scope, which is taken for what it means just before the response starts.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, cast
@@ -18,6 +17,7 @@ from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.middleware import DefineMiddleware
 from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend
+from litestar.middleware.session.base import SessionMiddleware as LitestarsMiddleware
 from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Scopes, Send
 from litestar.utils.scope.state import ScopeState
 
@@ -50,7 +50,7 @@ def session_middleware(
 
 
 class SessionBackend(BaseSessionBackend["SessionConfig"]):
-    """Litestar's seam for what asks a backend; loading and storing are the middleware's."""
+    """Litestar's seam for what asks a backend; in a request the middleware loads and stores."""
 
     def get_session_id(self, connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
         """The session's public name, or None before its first commit."""
@@ -59,13 +59,29 @@ class SessionBackend(BaseSessionBackend["SessionConfig"]):
     async def store_in_message(
         self, scope_session: Any, message: Message, connection: ASGIConnection[Any, Any, Any, Any]
     ) -> None:
-        """Nothing to do: the middleware commits."""
+        """Commit for who asks outside of a request, such as ``TestClient.set_session_data``."""
+        if isinstance(connection.scope.get("session"), Session):
+            return
+        session = await self._opened(connection)
+        _replace(session, scope_session)
+        await self.config.sessions.finish(session)
+        said = cast("dict[str, Any]", message)
+        given = said["headers"]
+        outer = asgi.SessionMiddleware(cast(Any, _nobody), self.config.sessions)
+        given[:] = outer.headers(session, said)["headers"]  # in place: who asked holds the list
 
     async def load_from_connection(
         self, connection: ASGIConnection[Any, Any, Any, Any]
     ) -> dict[str, Any]:
-        """The session that the middleware loaded."""
-        return cast("dict[str, Any]", connection.scope.get("session", {}))
+        """The session that the middleware loaded; outside of a request what the cookie names."""
+        given = connection.scope.get("session")
+        return given if isinstance(given, Session) else await self._opened(connection)
+
+    async def _opened(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Session:
+        name = self.config.key
+        cookie = f"{name}={connection.cookies[name]}" if name in connection.cookies else ""
+        scope = {"headers": [(b"cookie", cookie.encode("latin-1"))]}
+        return await asgi.SessionMiddleware(cast(Any, _nobody), self.config.sessions).open(scope)
 
 
 class SessionConfig(BaseBackendConfig[SessionBackend]):
@@ -105,8 +121,8 @@ class SessionConfig(BaseBackendConfig[SessionBackend]):
         return DefineMiddleware(SessionMiddleware, backend=SessionBackend(config=self))
 
 
-class SessionMiddleware:
-    """Our ASGI middleware in Litestar's dress."""
+class SessionMiddleware(LitestarsMiddleware[SessionBackend]):
+    """Our ASGI middleware in Litestar's dress, which its plugins look for (`FlashPlugin`)."""
 
     def __init__(self, app: ASGIApp, backend: SessionBackend) -> None:
         """Wrap ``app``; Litestar makes one for each route.
@@ -114,21 +130,13 @@ class SessionMiddleware:
         Raises:
             ConfigError: installed twice, such as for the application and for a route.
         """
-        config = backend.config
         check_once(app, SessionMiddleware)
-        self.app = app
-        self._inner = asgi.SessionMiddleware(cast(Any, _Settling(app)), config.sessions)
-        patterns = [config.exclude] if isinstance(config.exclude, str) else config.exclude
-        self._exclude = re.compile("|".join(patterns)) if patterns else None
-        self._opt_key = config.exclude_opt_key
+        super().__init__(app, backend)
+        self._inner = asgi.SessionMiddleware(cast(Any, _Settling(app)), backend.config.sessions)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request or socket."""
-        excluded = self._exclude is not None and self._exclude.search(scope["path"])
-        if excluded or scope["route_handler"].opt.get(self._opt_key):
-            await self.app(scope, receive, send)
-        else:
-            await self._inner(cast(Any, scope), cast(Any, receive), cast(Any, send))
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Answer one request or socket; Litestar asks only for those that are not excluded."""
+        return self._inner(cast(Any, scope), cast(Any, receive), cast(Any, send))
 
 
 class _Settling:
@@ -156,13 +164,21 @@ def _settle(scope: Scope, session: Session) -> None:
     given: Any = scope.get("session")
     if given is session:
         return
+    _replace(session, given)
+    scope["session"] = session
+
+
+def _replace(session: Session, given: Any) -> None:
     if given is Empty or given is None:
         session.logout()
     else:
         contents = _contents(given)
         session.clear()
         session.update(contents)
-    scope["session"] = session
+
+
+async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
+    """What is wrapped where there is no request."""
 
 
 def _contents(given: Any) -> dict[str, Any]:
