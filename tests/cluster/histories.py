@@ -426,6 +426,8 @@ class History:
             if ok and session._life.record is not None:
                 self._moved(jar)
                 self._over(jar, before, host, store)
+            elif ok and store.found and not jar.excused:
+                raise BrokenError(f"{jar.name} rotated on {host.name}, which signed it out")
             else:
                 self._doubtful(jar)
             self._next(jar)

@@ -10,7 +10,18 @@ import pytest
 
 from samesession.cluster.placement import EVERYBODY, shard_of
 from samesession.cluster.replica import Ask, Tell
-from samesession.cluster.wire import Admit, Beat, Codec, CommitDelta, Frame, News, Unavailable
+from samesession.cluster.wire import (
+    PROTOCOL,
+    Admit,
+    Beat,
+    ClaimOf,
+    Codec,
+    CommitDelta,
+    Frame,
+    Hand,
+    News,
+    Unavailable,
+)
 from samesession.errors import StoreUnavailableError
 from samesession.record import (
     Applied,
@@ -152,6 +163,35 @@ def test_an_authority_that_was_paused_calls_nothing_lost_that_its_successor_was_
     assert found.values["b"] == b"2"
     assert paused.agent is not None
     assert paused.agent.counts["confirmed"] == 1
+
+
+def test_a_rotation_while_its_shard_changes_hands_keeps_what_the_session_held() -> None:
+    """The new authority heard of the end in the news, and fences what the old one sent it."""
+    sought = 0
+    for seed in range(60):
+        world, key = cluster(3, seed), key_of("x")
+        first = authority_of(world, key)
+        heir = other_than(world, first)
+        asker = (heir, other_than(world, first, heir))[seed % 2]
+        outcome(world, WorkerStore(asker).commit(created(world, key, "ann")))
+        world.run(world.now + 200)
+        assert first.agent is not None
+        hand = Hand((ClaimOf(shard_of(key, 8), first.agent._claims.roles[shard_of(key, 8)].epoch),))
+        frame = Codec(first.name, first.agent._settings.boot).dumps(hand, PROTOCOL)
+        world.after(
+            world.rng.randrange(8),
+            lambda frame=frame, heir=heir: heir.receive(lambda agent: agent.heard(heir.now, frame)),
+        )
+        moved = Ending(
+            Reason.ROTATED, WALL_MS + world.now, world.rng.randbytes(8), key_of("successor")
+        )
+        mark = outcome(world, WorkerStore(asker, within_ms=3000).end(key, moved))
+        assert (mark.token, mark.successor) == (moved.token, moved.successor)
+        assert mark.final is not None
+        assert mark.final.values == {"a": b"1"}
+        assert heir.agent is not None
+        sought += heir.agent.counts.get("sought", 0)
+    assert sought >= 10  # it was exercised
 
 
 def test_an_operator_gives_up_who_is_gone_for_good() -> None:

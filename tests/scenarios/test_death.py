@@ -89,9 +89,6 @@ def test_the_next_request_after_its_servers_death_has_the_write_and_the_login(
 def test_under_load_a_killed_server_costs_what_was_in_flight_on_it_and_nothing_else(
     mortal: Site, figure: Figure
 ) -> None:
-    if mortal.store_url.startswith("cluster") and not PROVE:
-        # An open fault, on a crowded machine: now and then a user is found signed out.
-        pytest.skip("a cluster under load and kills is proved, and fails now and then: make prove")
     site, kills = mortal, []
     visitors = [Visitor(site, f"v{seed}", seed) for seed in range(VISITORS)]
     with visiting(visitors):
@@ -115,7 +112,7 @@ def test_under_load_a_killed_server_costs_what_was_in_flight_on_it_and_nothing_e
     )
     for visitor in visitors:
         assert set(visitor.served_by) == {"s1", "s2", "s3"}  # all of them were at work
-        assert visitor.signed_out == 0
+        assert visitor.signed_out == 0, "\n".join(visitor.story)
         assert visitor.lost == []
         assert visitor.foreign == []
         assert visitor.wrong == []

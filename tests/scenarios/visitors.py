@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Visitor:
         excused: how often a login or rotation that was cut in two signed its user out, or made
             the next login start empty (L1).
         anew: how often another server answered, which with sticky sessions is a new start.
+        story: what was asked and answered before it was first found signed out.
     """
 
     site: Site
@@ -57,6 +59,7 @@ class Visitor:
     signed_out: int = 0
     excused: int = 0
     anew: int = 0
+    story: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -71,6 +74,7 @@ class Visitor:
         self.moved = False  # since the last read another server answered
         self.doubted = False  # what was known before such a login may be gone
         self.half_way = False  # a login or rotation failed: the old cookie may be over
+        self.asked: deque[str] = deque(maxlen=30)
 
     @property
     def pin(self) -> str | None:
@@ -135,6 +139,8 @@ class Visitor:
             return True
         if seen["principal"] is None:
             self.excused += self.half_way
+            if not (self.half_way or self.story):
+                self.story = [*self.asked]
             self.signed_out += not self.half_way
             self._start_anew(seen["data"])
             return True
@@ -174,11 +180,15 @@ class Visitor:
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
         """Send a request; None when it failed in a way that a browser may meet."""
         sent, what = time.monotonic(), f"{method} {path}"
+        told = f"{sent:.3f} {what} {self.browser.cookie}"
         try:
             answer = self.browser.ask(method, path, **more)
         except httpx.TransportError as error:
+            self.asked.append(f"{told}: {error!r}")
             self.failures.append(Failure(sent, time.monotonic(), what, type(error).__name__))
             return None
+        said = answer.headers.get_list("set-cookie")
+        self.asked.append(f"{told}: {answer.status_code} {answer.text[:300]} {said}")
         if answer.status_code == 200:
             self.answered += 1
             server = answer.json()["server"]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from samesession.cluster.copies import Change, Item, by_our_clock, healed, sound
 from samesession.cluster.digest import BUCKETS, bucket_of, sum_of
@@ -575,14 +576,34 @@ class Claims:
         def fetched(message: Message | None) -> None:
             if self._current(shard, role, sender, side):
                 if isinstance(message, Fetched):
-                    ahead = self._members.skew_of(sender)
-                    items = [by_our_clock(item, ahead) for item in message.items if sound(item)]
-                    push.extend(i.key for i in items if self.absorb(shard, role, i))
+                    push.extend(self._absorb_all(shard, role, sender, message))
                     self._pull(shard, role, sender, side, rest, push)
                 else:
                     self._again(shard, role, sender)
 
         self._state.ask(sender, Fetch(shard, tuple(page)), fetched, within_ms=ASK_MS)
+
+    def seek(self, shard: int, role: Role, key: Key, told: Callable[[], None]) -> None:
+        """Merge what everybody else has of one record; then, or when time is over, ``told``."""
+        waiting = {name for name in role.sides if name in self._members.peers}
+
+        def fetched(sender: str, message: Message | None) -> None:
+            if isinstance(message, Fetched) and self.serving(shard) is role:
+                self._absorb_all(shard, role, sender, message)
+            waiting.discard(sender)
+            if not waiting:
+                told()
+
+        for name in sorted(waiting):
+            self._state.ask(name, Fetch(shard, (key,)), partial(fetched, name), within_ms=ASK_MS)
+        if not waiting:
+            told()
+
+    def _absorb_all(self, shard: int, role: Role, sender: str, fetched: Fetched) -> list[Key]:
+        """Merge what somebody sent; the keys of which they lack something."""
+        ahead = self._members.skew_of(sender)
+        items = [by_our_clock(item, ahead) for item in fetched.items if sound(item)]
+        return [item.key for item in items if self.absorb(shard, role, item)]
 
     def absorb(self, shard: int, role: Role, theirs: Item) -> bool:
         """Merge somebody's copy into the authority's; whether theirs lacks something."""

@@ -8,7 +8,9 @@
    an owner and one copy is wanted, it is that copy: the answer carries what it is to keep first.
 3. The end of a record that had a principal, or went on in a login, is answered when it is known
    everywhere, as is every end of a record that is not there.
-4. An authority without a lease, or fenced, answers nothing: the asker looks further. What would
+4. The end of a record that a login or rotation moved is answered with what it held, which only its
+   owners know: an authority that heard of that end in the news asks them.
+5. An authority without a lease, or fenced, answers nothing: the asker looks further. What would
    contradict the asker's cookie it says only when the other owners still obey it.
 """
 
@@ -249,14 +251,40 @@ class Desk:
         item = Item(delta.key, stamp, before.until_ms, written, None, before.principal, stamps)
         return self._claims.write(shard, role, item, change, asker)
 
-    def _end(self, shard: int, role: Role, asked: End, done: Do) -> None:
+    def _end(self, shard: int, role: Role, asked: End, done: Do, *, sought: bool = False) -> None:
         before = self._state.held(asked.key)
+        if not sought and self._lacks_contents(before, asked.ending):
+
+            def go_on() -> None:
+                if self._claims.serving(shard) is role:
+                    self._end(shard, role, asked, done, sought=True)
+                else:
+                    done(NotMine(self._state.fence(shard)))
+
+            self._state.counts["sought"] += 1
+            self._claims.seek(shard, role, asked.key, go_on)
+            return
         mark, told = self._finish(shard, role, asked.key, asked.ending)
         if told is not None:
             self._news.say((told,))
         everywhere = self._must_be_known(before, mark) and self._news.said(asked.key)
         self._when_held(
             asked.key, shard, 1, done, lambda weak: done(Marked(mark, weak)), everywhere=everywhere
+        )
+
+    @staticmethod
+    def _lacks_contents(before: Item | None, ending: Ending) -> bool:
+        """Whether a move is asked for again whose end this server knows from the news only.
+
+        Another authority ended the old record and could not say so: a shard that changes hands
+        fences what is under way. The move goes on with what the record held at its end.
+        """
+        mark = None if before is None else before.mark
+        return (
+            mark is not None
+            and mark.token == ending.token
+            and mark.successor is not None
+            and mark.final is None
         )
 
     def _finish(self, shard: int, role: Role, key: Key, ending: Ending) -> tuple[Mark, Item | None]:
