@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,10 @@ from samesession.cluster import election
 from samesession.errors import ConfigError
 from samesession.lab.authority import authority_for
 from samesession.lab.fleet import Fleet
+from samesession.lab.health import Health
+from samesession.lab.joining import Joining
 from samesession.lab.plan import Plan
+from samesession.lab.ports import Port
 
 UP = (sys.executable, "-m", "samesession", "up", "--port", "0", "--strategy", "cluster://?size=8MB")
 Figure = Callable[[str], None]
@@ -143,6 +147,8 @@ def test_threaded_workers_share_their_servers_agent(tmp_path: Path) -> None:
     )
     with Fleet(plan) as fleet:
         fleet.wait_ready()
+        # WSGI has no start-up in which to join: its server waits before it is healthy.
+        assert None not in [agent_of(fleet, name) for name in plan.names]
         cookie, counted = "", []
         for _ in range(20):
             request = Request(fleet.url, headers={"Cookie": cookie} if cookie else {})
@@ -153,6 +159,28 @@ def test_threaded_workers_share_their_servers_agent(tmp_path: Path) -> None:
         agents = [agent_of(fleet, name) for name in plan.names]
         assert None not in agents
         assert len(set(agents)) == 3
+
+
+def test_a_server_takes_nobody_before_it_has_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Port() as port, socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port.number))
+        squatter.listen()
+        monkeypatch.setenv("SAMESESSION_SERVER", "s1")
+        monkeypatch.setenv("SAMESESSION_LISTEN", port.address)
+        joining = Joining(f"cluster://{port.address}{tmp_path}?size=4MB")
+        health = Health(tmp_path / "drain", joining.over)
+        lock = tmp_path / "cluster" / "s1" / "agent.lock"
+        try:
+            eventually(lambda: election.holder(lock))
+            assert health.status == 503
+            squatter.close()
+            eventually(lambda: health.status == 200)
+        finally:
+            joining.close()
+        eventually(lambda: election.holder(lock) is None)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""``/health`` in front of any application: 200 (up), 404 (draining), 503 (stopping)."""
+"""``/health`` in front of any application: 200 (up), 404 (draining), 503 (joining, stopping)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ StartResponse = Callable[..., Any]
 Wsgi = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 _LINES = {200: "200 OK", 404: "404 Not Found", 503: "503 Service Unavailable"}
-_TEXTS = {200: b"up\n", 404: b"draining\n", 503: b"stopping\n"}
+_TEXTS = {200: b"up\n", 404: b"draining\n", 503: b"joining or stopping\n"}
 
 
 class Health:
@@ -27,16 +27,18 @@ class Health:
 
     Args:
         drain: while this file exists the server drains: balancers send it nobody new.
+        joined: whether its sessions can be answered for; a cluster's server has to join first.
     """
 
-    def __init__(self, drain: Path) -> None:
+    def __init__(self, drain: Path, joined: Callable[[], bool] = lambda: True) -> None:
         self.stopping = False
         self._drain = drain
+        self._joined = joined
 
     @property
     def status(self) -> int:
         """The status that ``/health`` answers."""
-        if self.stopping:
+        if self.stopping or not self._joined():
             return 503
         return 404 if self._drain.exists() else 200
 

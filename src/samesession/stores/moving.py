@@ -58,6 +58,11 @@ class Moving:
         self._clock_ms = clock_ms
         self._write_old = write_old
 
+    async def ready(self, within_s: float = 10.0) -> bool:
+        """Wait until both can answer: a cluster's server has to join first."""
+        joins = [getattr(store, "ready", None) for store in (self._new, self._old)]
+        return all([await join(within_s) for join in joins if join is not None])
+
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`."""
         for _ in range(TRIES):
