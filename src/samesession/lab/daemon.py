@@ -38,12 +38,12 @@ class Daemon:
     url = ""
     stop_signal = signal.SIGTERM
 
-    def __init__(self) -> None:
-        """Take a port and a private folder."""
-        self._port = Port()
+    def __init__(self, *, port: int = 0, folder: Path | None = None) -> None:
+        """Take a port, by default a free one, and a folder, by default a private one."""
+        self._port = Port(port)
         self.port = self._port.number
-        self._run = RunFolder()
-        self.folder = self._run.path
+        self._run = RunFolder() if folder is None else None
+        self.folder = self._run.path if self._run is not None else Path(folder or "")
         self._process: subprocess.Popen[bytes] | None = None
         self._prepared = False
 
@@ -68,8 +68,11 @@ class Daemon:
     @property
     def log(self) -> str:
         """What it has printed since it was made."""
-        path = self.folder / "log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
+
+    @property
+    def _log_path(self) -> Path:
+        return self.folder / f"{self.port}.log"
 
     def restart(self) -> None:
         """End it if it runs, and start it again on the same port."""
@@ -77,7 +80,7 @@ class Daemon:
         if not self._prepared:
             self.prepare()
             self._prepared = True
-        with (self.folder / "log").open("ab") as log:
+        with self._log_path.open("ab") as log:
             self._process = spawn(self.command(), output=log, cwd=self.folder)
         deadline = time.monotonic() + START_S
         while not self.answers():
@@ -85,7 +88,7 @@ class Daemon:
                 log_so_far = self.log
                 self.kill()
                 raise RuntimeError(f"{self.name} did not start on port {self.port}: {log_so_far}")
-            time.sleep(0.02)
+            time.sleep(0.005)
 
     def stop(self) -> None:
         """Ask it to end, as an administrator would; kill it when it does not."""
@@ -134,7 +137,8 @@ class Daemon:
             self.stop()
         finally:
             self._port.close()
-            self._run.remove()
+            if self._run is not None:
+                self._run.remove()
 
     def __enter__(self) -> Self:
         try:

