@@ -323,6 +323,31 @@ class Session(dict[str, Any]):
         if not self._used:
             self._use()
 
+    @property
+    def modified(self) -> bool:
+        """Whether there is something to commit; nested changes are noticed."""
+        return self._life.leaving is not None or bool(self.changes())
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        """Nothing to do but to look closely: what changed is found by comparison."""
+        self.mark_accessed()
+        self._lent = self._lent or value
+
+    @property
+    def accessed(self) -> bool:
+        """Whether the answer depends on the session."""
+        return self._used
+
+    @accessed.setter
+    def accessed(self, value: bool) -> None:
+        if value:
+            self.mark_accessed()
+
+    def mark_modified(self) -> None:
+        """Look closely at the commit, as ``modified = True`` does; nobody needs to."""
+        self.modified = True
+
     # -- a dict that says no ---------------------------------------------------------------------
 
     def __setitem__(self, key: str, value: Any) -> None:

@@ -444,6 +444,7 @@ def test_async_views_and_alogin(client: Client) -> None:
     assert SessionStore(before).get("has_commented") is None
 
 
+@since_5_1
 @pytest.mark.anyio
 async def test_a_view_reads_past_every_copy() -> None:
     """`fresh` in a view, `afresh` in an asynchronous one: what another server has just written."""

@@ -50,27 +50,6 @@ class FlaskSession(Session):
     def permanent(self, value: bool) -> None:
         self["_permanent"] = bool(value)
 
-    @property
-    def modified(self) -> bool:
-        """Whether there is something to commit; nested changes are noticed."""
-        return self._life.leaving is not None or bool(self.changes())
-
-    @modified.setter
-    def modified(self, value: bool) -> None:
-        """Nothing to do but to look closely: what changed is found by comparison."""
-        self.mark_accessed()
-        self._lent = self._lent or value
-
-    @property
-    def accessed(self) -> bool:
-        """Whether the answer depends on the session."""
-        return self._used
-
-    @accessed.setter
-    def accessed(self, value: bool) -> None:
-        if value:
-            self.mark_accessed()
-
 
 cast(ABCMeta, SessionMixin).register(FlaskSession)
 

@@ -1,6 +1,4 @@
-"""For tests: a client that is signed in, and the contract that every store keeps.
-
-    sign_in(client, sessions, "ann", basket=["tea"])
+"""The contract that every store keeps.
 
     class TestMyStore(StoreContract):
         def open_loop(self):
@@ -13,7 +11,6 @@ extra ``samesession[testing]``.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -45,7 +42,6 @@ from samesession.record import (
     finish,
     merge,
 )
-from samesession.sessions import Sessions
 from samesession.settings import Quota
 from samesession.store import Store, end_with_successors
 from samesession.token import key_of
@@ -93,46 +89,6 @@ async def values_of(store: Store, key: Key) -> dict[str, bytes] | None:
     """What a live record holds."""
     record = await store.load(key)
     return dict(record.values) if isinstance(record, Record) else None
-
-
-def sign_in(client: Any, sessions: Sessions, principal: Any, **contents: Any) -> None:
-    """Sign a test client in: it holds the cookie of a new session from now on.
-
-    Args:
-        client: of httpx, Starlette, FastAPI, Litestar, Flask, Quart, aiohttp, requests, Falcon,
-            WebTest or Django. Falcon's keeps no cookies: it sends this one with every request.
-        sessions: the application's, usually over ``memory://``.
-        principal: who; for Django's client the user object.
-        contents: what else the session holds. The application's own login key is set too where
-            ``principal_key`` names it.
-    """
-    if hasattr(client, "force_login"):  # Django's: it knows what Django's login needs
-        client.force_login(principal)
-        kept = client.session
-        kept.update(contents)
-        kept.save()
-        return
-    blocking = sessions.blocking
-    session = blocking.open(None)
-    session.login(principal)
-    session.update(dict.fromkeys(session._life.login_keys, principal) | contents)
-    blocking.finish(session)
-    _hand_over(client, sessions.cookie.name, session._life.cookie or "")
-
-
-def _hand_over(client: Any, name: str, value: str) -> None:
-    if hasattr(client, "simulate_request"):  # Falcon's: it keeps no cookies
-        client._default_headers = {**(client._default_headers or {}), "Cookie": f"{name}={value}"}
-        return
-    jar = getattr(getattr(client, "session", None), "cookie_jar", None)
-    if jar is not None:  # aiohttp's
-        jar.update_cookies({name: value})
-    elif hasattr(client, "set_cookie"):
-        # Flask's takes the name first, Quart's the server's.
-        first = next(iter(inspect.signature(client.set_cookie).parameters))
-        client.set_cookie(*(["localhost"] if first == "server_name" else []), name, value)
-    else:
-        client.cookies.set(name, value)
 
 
 class StoreContract:
