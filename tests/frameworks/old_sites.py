@@ -24,18 +24,24 @@ from aiohttp import DummyCookieJar, web
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp_session.redis_storage import RedisStorage
 from fastapi import FastAPI, Request, Response
+from litestar import Litestar, get
+from litestar import Request as LitestarRequest
+from litestar.middleware.session.server_side import ServerSideSessionConfig
+from litestar.stores.redis import RedisStore as LitestarStore
 from starsessions.stores.redis import RedisStore
 
 from samesession import Sessions
 from samesession.adopt import (
     AiohttpSessionRedis,
     FlaskSessionRedis,
+    LitestarRedis,
     StarsessionsRedis,
     StoredReader,
 )
 from samesession.web import aiohttp as our_aiohttp
 from samesession.web import asgi
 from samesession.web import flask as our_flask
+from samesession.web.litestar import session_middleware
 
 SECRET = "the old application's secret key"
 
@@ -143,10 +149,8 @@ async def _by_starsessions(url: str, data: dict[str, Any]) -> tuple[str, str]:
     old.add_middleware(
         starsessions.SessionMiddleware, store=store, lifetime=3600, cookie_https_only=False
     )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(old)) as client:
-        answer = await client.get("http://shop/")
+    cookie = await _first_cookie(old)
     await connection.aclose()
-    cookie = answer.headers["set-cookie"].partition(";")[0]
     return cookie, f"starsessions.{cookie.partition('=')[2]}"
 
 
@@ -160,8 +164,56 @@ async def _switched_fastapi(sessions: Sessions) -> AsyncIterator[Ask]:
         return {} if path == "plain" else changed(request.session, path)
 
     async def ask(path: str, cookie: str) -> Answer:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-            return _answer(await client.get(f"http://shop{path}", headers={"Cookie": cookie}))
+        return await _asked(app, path, cookie)
+
+    yield ask
+
+
+async def _asked(app: Any, path: str, cookie: str) -> Answer:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        return _answer(await client.get(f"http://shop{path}", headers={"Cookie": cookie}))
+
+
+async def _first_cookie(app: Any) -> str:
+    (cookie,) = (await _asked(app, "/", "")).cookies
+    return cookie.partition(";")[0]
+
+
+# -- Litestar
+
+
+def _litestar(namespace: str | None) -> Callable[..., Awaitable[tuple[str, str]]]:
+    async def written(url: str, data: dict[str, Any]) -> tuple[str, str]:
+        @get("/")
+        async def index(request: LitestarRequest[Any, Any, Any]) -> None:
+            request.set_session(data)
+
+        connection = redis.asyncio.Redis.from_url(url)
+        store = LitestarStore(connection)
+        store = store.with_namespace(namespace) if namespace else store
+        old = Litestar(
+            [index],
+            stores={"sessions": store},
+            middleware=[ServerSideSessionConfig().middleware],
+        )
+        cookie = await _first_cookie(old)
+        await connection.aclose()
+        prefix = f"LITESTAR_{namespace}:" if namespace else "LITESTAR:"
+        return cookie, prefix + cookie.partition("=")[2]
+
+    return written
+
+
+@asynccontextmanager
+async def _switched_litestar(sessions: Sessions) -> AsyncIterator[Ask]:
+    @get("/{path:path}")
+    async def index(request: LitestarRequest[Any, Any, Any]) -> Any:
+        return {} if request.url.path == "/plain" else changed(request.session, request.url.path)
+
+    app = Litestar([index], middleware=[session_middleware(sessions)])
+
+    async def ask(path: str, cookie: str) -> Answer:
+        return await _asked(app, path, cookie)
 
     yield ask
 
@@ -216,7 +268,8 @@ async def switched_aiohttp(sessions: Sessions) -> AsyncIterator[Ask]:
 
 
 def _answer(answer: httpx.Response) -> Answer:
-    body = answer.json() if answer.status_code == 200 else answer.text
+    is_json = answer.status_code == 200 and answer.content
+    body = answer.json() if is_json else answer.text
     return Answer(answer.status_code, body, answer.headers.get_list("set-cookie"))
 
 
@@ -240,6 +293,14 @@ OLD_SITES = {
     ),
     "starsessions": OldSite(
         _by_starsessions, StarsessionsRedis, _switched_fastapi, "session", "starsessions."
+    ),
+    "litestar": OldSite(_litestar(None), LitestarRedis, _switched_litestar, "session", "LITESTAR:"),
+    "litestar-namespace": OldSite(
+        _litestar("sessions"),
+        lambda url: LitestarRedis(url, namespace="LITESTAR_sessions"),
+        _switched_litestar,
+        "session",
+        "LITESTAR_sessions:",
     ),
     "aiohttp-session": OldSite(
         _by_its_redis, AiohttpSessionRedis, switched_aiohttp, "AIOHTTP_SESSION", "AIOHTTP_SESSION_"

@@ -21,7 +21,12 @@ from samesession.adopt.cookies import (
     StarletteCookie,
 )
 from samesession.adopt.formats import PickledError
-from samesession.adopt.records import AiohttpSessionRedis, FlaskSessionRedis, StarsessionsRedis
+from samesession.adopt.records import (
+    AiohttpSessionRedis,
+    FlaskSessionRedis,
+    LitestarRedis,
+    StarsessionsRedis,
+)
 from samesession.errors import ConfigError
 
 __all__ = [
@@ -30,6 +35,7 @@ __all__ = [
     "AiohttpSessionRedis",
     "FlaskCookie",
     "FlaskSessionRedis",
+    "LitestarRedis",
     "PickledError",
     "Reader",
     "Shelf",

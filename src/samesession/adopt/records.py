@@ -12,6 +12,8 @@ from samesession.adopt.formats import dict_from, from_json, from_msgpack, librar
 _ID = re.compile(r"[A-Za-z0-9_-]{16,128}")
 """No colon, dot or slash: whoever invents an id shall not reach another key of that Redis."""
 
+_HEX = re.compile(r"[0-9a-f]{16,512}")
+
 
 class FlaskSessionRedis:
     """Flask-Session (and Quart-Session) with ``SESSION_TYPE = "redis"``.
@@ -118,3 +120,39 @@ class AiohttpSessionRedis:
     def contents(self, raw: bytes) -> dict[str, Any] | None:
         """See `StoredReader`."""
         return aiohttp_contents(dict_from(raw, from_json), int(self.max_age.total_seconds()))
+
+
+class LitestarRedis:
+    """Litestar's ``ServerSideSessionConfig`` over its ``RedisStore`` or ``ValkeyStore``."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cookie: str = "session",
+        namespace: str | None = "LITESTAR",
+        max_age: timedelta = timedelta(days=14),
+        path: str = "/",
+        domain: str | None = None,
+    ) -> None:
+        """As the old configuration and store were made.
+
+        Args:
+            url: of its Redis.
+            cookie: the configuration's ``key``.
+            namespace: the store's; ``with_namespace("sessions")`` made ``LITESTAR_sessions`` of it.
+            max_age: the configuration's.
+            path: of the old cookie.
+            domain: of the old cookie.
+        """
+        self.url, self.max_age = url, max_age
+        self.cookie, self.path, self.domain = cookie, path, domain
+        self._prefix = f"{namespace}:" if namespace else ""
+
+    def name(self, value: str) -> str | None:
+        """See `StoredReader`; limits and cached answers, which may stand beside it, are no hex."""
+        return self._prefix + value if _HEX.fullmatch(value) else None
+
+    def contents(self, raw: bytes) -> dict[str, Any] | None:
+        """See `StoredReader`."""
+        return dict_from(raw, from_json)
