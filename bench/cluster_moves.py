@@ -200,4 +200,4 @@ def _level(host: Any) -> None:
                 return
         except (ConfigError, StoreUnavailableError):  # it is on its way
             assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.1)  # each status costs its agent some milliseconds

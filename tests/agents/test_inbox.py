@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from samesession.cluster.inbox import Inbox
+from samesession.cluster.inbox import AT_ONCE, Inbox
 
 pytestmark = pytest.mark.anyio
 
@@ -72,3 +74,18 @@ async def test_a_handler_that_raises_stops_nobody() -> None:
     await turns()
     assert taken == [0, 2, 3]
     assert [str(error) for error in raised] == ["1"]
+
+
+async def test_what_waits_is_taken_together_but_not_too_much_at_once() -> None:
+    blocks, taken = list[int](), list[int]()
+
+    @contextmanager
+    def together() -> Iterator[None]:
+        yield
+        blocks.append(len(taken))
+
+    inbox = Inbox(asyncio.get_running_loop(), together)
+    for number in range(AT_ONCE + 5):
+        inbox.post(taken.append, number)
+    await turns()
+    assert blocks == [AT_ONCE, AT_ONCE + 5]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from samesession.cluster.placement import EVERYBODY, shard_of
 from samesession.cluster.replica import Ask, Tell
@@ -510,3 +511,23 @@ def test_what_comes_when_time_is_over_asks_nobody_any_more() -> None:
     assert not [output for output in agent._state.out if isinstance(output, Ask)]
     asker.do(agent._done())
     assert [type(answer) for answer in answers] == [Unavailable]
+
+
+def test_what_lies_damaged_on_a_shelf_keeps_no_page_from_a_joiner() -> None:
+    """Pages are sent as they lie there; one that cannot be read would be sent for ever."""
+    world = cluster(3, shards=1)
+    names = [Key(f"{number:032x}") for number in range(20)]
+    for name in names:
+        made = WorkerStore(world.hosts["s1"]).commit(created(world, name))
+        assert isinstance(outcome(world, made), Applied)
+    for name in ("s1", "s2"):
+        shelf = world.hosts[name].shelf
+
+        def packed(key: Key, whole: Any = shelf.packed) -> Raw | None:
+            return Raw(b"\x97") if key == names[7] else whole(key)
+
+        shelf.packed = packed  # type: ignore[method-assign]
+    world.hosts["s3"].stop(disk=False)
+    world.hosts["s3"].start()
+    assert world.run(world.now + 20_000, world.calm)
+    assert all(world.hosts["s3"].shelf.get(name) for name in names)

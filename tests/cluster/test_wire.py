@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samesession.cluster.copies import Change, Item, Stamp
+from samesession.cluster.copies import Change, Item, Stamp, packed
 from samesession.cluster.placement import shard_of
 from samesession.cluster.replica import Now, Replica, Reply, Settings, Tell
 from samesession.cluster.shelf import DictShelf
@@ -68,7 +68,7 @@ PUT = Put(
 )
 MESSAGES = [
     PUT,
-    Fill(1, 2, 3, (ITEM,)),
+    Fill(1, 2, 3, (packed(ITEM),)),
     Beat(1, 2, 3, True, False, ("s2",), {"s2": Echo(1, 2, 3)}),
     Claim(1, (Offer(1, 2, 3),)),
     Farewell(),
@@ -244,6 +244,16 @@ def test_a_full_map_takes_over_no_record_and_says_so_by_saying_nothing() -> None
 def acknowledges(output: object) -> bool:
     frame = Codec("s2", 1).loads(output.frame) if isinstance(output, Tell) else None
     return isinstance(frame, Frame) and isinstance(frame.message, Ack)
+
+
+def test_one_item_that_is_none_costs_a_page_only_itself() -> None:
+    made, shelf = replica()
+    shard = shard_of(KEY, 8)
+    odd = msgspec.Raw(msgspec.msgpack.encode(["no", "item"]))
+    said = made.heard(Now(2000, 10**9), CODEC.dumps(Fill(1, shard, 1 << 60, (odd, packed(ITEM)))))
+    assert shelf.copies[KEY].item == ITEM
+    assert made.counts["unsound"] == 1
+    assert any(map(acknowledges, said))
 
 
 def test_items_that_are_none_are_counted_and_not_kept() -> None:

@@ -18,8 +18,8 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import count
 from typing import cast
@@ -79,7 +79,8 @@ class Agent:
         with self._shelf.writing():
             self._replica = Replica(self._settings, self._shelf)
         self._loop = asyncio.get_running_loop()
-        self._inbox = Inbox(self._loop)
+        self._outputs: list[Output] | None = None
+        self._inbox = Inbox(self._loop, lambda: nullcontext() if self._failed else self._together())
         self._numbers = count(1)
         self._workers: set[_Worker] = set()
         self._tickets: dict[int, tuple[_Worker, int]] = {}
@@ -123,18 +124,34 @@ class Agent:
         """Give the replica one input, and do what it says."""
         if self._failed:
             return
+        if self._outputs is None:
+            with self._together():
+                self.step(take, *arguments, **named)
+        else:
+            self._outputs += take(_now(), *arguments, **named)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Have the inputs of a block in one transaction; what they say goes out after it."""
+        outputs, begun = list[Output](), False
+        self._outputs = outputs
         try:
             with self._shelf.writing():
-                outputs = take(_now(), *arguments, **named)
+                begun = True
+                yield
+            self._outputs = None
             for output in outputs:
                 self._do(output)
         except Exception:
+            self._outputs = None
             # Its memory may differ from the shelf, or from what was said: the next agent starts
             # from the shelf.
             log.exception("the agent of %s ends and is started anew", self._settings.name)
             self._failed = True
             self._left.set()
             self._asked.set()
+            if not begun:
+                yield
 
     def request(self, worker: _Worker, number: int, body: bytes) -> None:
         """A worker asks."""

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from samesession.cluster.copies import Change, Item, by_our_clock, healed, sound
+from samesession.cluster.copies import Change, Item, by_our_clock, healed, packed, sound
 from samesession.cluster.digest import BUCKETS, bucket_of, sum_of
 from samesession.cluster.followers import Followers
 from samesession.cluster.members import Members
@@ -214,9 +214,10 @@ class Claims:
     def write_page(self, shard: int, role: Role, items: list[Item]) -> None:
         """Keep many at once, and send them to the other owners in one frame each."""
         self._state.hold_all(shard, items, seq=items[-1].stamp.seq)
+        page = {item.key: packed(item) for item in items}
         for server in self.following(shard):
             role.sides[server].holds = True
-            self._state.tell(server, self.followers.page(server, shard, role.epoch, items))
+            self._state.tell(server, self.followers.page(server, shard, role.epoch, page))
 
     def confirm(self, shard: int, role: Role, told: Callable[[bool], None]) -> None:
         """Ask the other owners whether this server still is the authority."""

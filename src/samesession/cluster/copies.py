@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import blake2b
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from samesession.record import (
@@ -81,6 +82,24 @@ class Change(Struct, frozen=True, array_like=True, gc=False):
     idle_until_ms: int
     sets: Mapping[str, bytes]
     removes: tuple[str, ...]
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Item).decode
+
+
+def packed(item: Item) -> Raw:
+    """An item as it is sent and kept."""
+    return Raw(_pack(item))
+
+
+def unpacked(raw: Raw) -> Item | None:
+    """An item that came; None if it is none: a peer may be of another build, or broken."""
+    try:
+        item = _unpack(raw)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return None
+    return item if sound(item) else None
 
 
 def sound(item: Item) -> bool:

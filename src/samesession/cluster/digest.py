@@ -47,6 +47,13 @@ class Digest(Struct, frozen=True, array_like=True, gc=False):
                 sums[bucket_of(item.key)] ^= change
         return Digest(tuple(sums))
 
+    def added(self, items: Iterable[Item]) -> Digest:
+        """The digest after items were added that were not there."""
+        sums = list(self.sums)
+        for item in items:
+            sums[bucket_of(item.key)] ^= sum_of(item)
+        return Digest(tuple(sums))
+
     def differing(self, sums: tuple[int, ...]) -> list[int]:
         """The buckets in which somebody else's sums differ."""
         return [n for n in range(BUCKETS) if n >= len(sums) or sums[n] != self.sums[n]]

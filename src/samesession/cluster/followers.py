@@ -10,19 +10,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from samesession.cluster.copies import Change, Item
+from msgspec import Raw
+
+from samesession.cluster.copies import Change, Item, packed
 from samesession.cluster.state import State
-from samesession.cluster.wire import PAGE, Ack, Fill, Put
+from samesession.cluster.wire import Ack, Fill, Put
 from samesession.record import Key
+
+FILL = 200
+"""Items in one page."""
 
 WINDOW = 8
 """Pages of many items under way to one server."""
 
 PAGE_BYTES = 1 << 20
-"""About so many bytes of values at most in a page, and always one item."""
+"""About so many bytes at most in a page, and always one item."""
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class Followers:
         self._owed: dict[str, dict[int, dict[Key, int]]] = {}
         self._queues: dict[str, deque[tuple[int, Key]]] = {}
         self._pages: dict[int, _Page] = {}
+        self._again: set[Key] = set()
         self._under_way: dict[str, int] = {}
         self._number = 0
 
@@ -58,12 +64,12 @@ class Followers:
         number = self._sends(server, shard, (item.key,))
         if change is not None:
             return Put(number, shard, epoch, change)
-        return Fill(number, shard, epoch, (item,))
+        return Fill(number, shard, epoch, (packed(item),))
 
-    def page(self, server: str, shard: int, epoch: int, items: Sequence[Item]) -> Fill:
+    def page(self, server: str, shard: int, epoch: int, items: Mapping[Key, Raw]) -> Fill:
         """Owe items that are sent together, now."""
-        number = self._sends(server, shard, tuple(item.key for item in items))
-        return Fill(number, shard, epoch, tuple(items))
+        number = self._sends(server, shard, tuple(items))
+        return Fill(number, shard, epoch, tuple(items.values()))
 
     def owe(self, server: str, shard: int, key: Key) -> None:
         """Owe an item, to be sent when there is room (`flush`)."""
@@ -89,6 +95,7 @@ class Followers:
                     if owed.get(key) == number:
                         del owed[key]
                         settled[page.shard] = None
+                self._again.difference_update(page.keys)
         for number in ack.unfit:
             page = self._arrived(server, number)
             if page is not None:
@@ -127,20 +134,29 @@ class Followers:
                 del self._queues[server]
 
     def _page(self, server: str, queue: deque[tuple[int, Key]]) -> None:
-        items: list[Item] = []
+        items: dict[Key, Raw] = {}
         shard, size = queue[0][0], 0
         owed = self._owed.get(server, {}).get(shard, {})
-        while queue and queue[0][0] == shard and len(items) < PAGE and size < PAGE_BYTES:
+        while queue and queue[0][0] == shard and len(items) < FILL and size < PAGE_BYTES:
             key = queue.popleft()[1]
-            item = self._state.held(key)
-            if owed.get(key) == 0 and item is not None:
-                items.append(item)
-                size += 0 if item.record is None else sum(map(len, item.record.values.values()))
-            elif owed.get(key) == 0:
+            if owed.get(key) != 0:
+                continue
+            item = self._packed(key)
+            if item is None:
                 del owed[key]  # its time is over
+            else:
+                items[key] = item
+                size += memoryview(item).nbytes
         epoch = self._epoch_of(shard)
         if items and epoch is not None:
             self._state.tell(server, self.page(server, shard, epoch, items))
+
+    def _packed(self, key: Key) -> Raw | None:
+        """As it lies here; when that was not taken, only what this server can read itself."""
+        raw = None if key in self._again else self._state.shelf.packed(key)
+        if raw is None and (item := self._state.held(key)) is not None:
+            raw = packed(item)
+        return raw
 
     def _sends(self, server: str, shard: int, keys: tuple[Key, ...]) -> int:
         self._number += 1
@@ -165,4 +181,5 @@ class Followers:
         owed = self._owed.get(page.server, {}).get(page.shard, {})
         for key in page.keys:
             if owed.get(key) == number:
+                self._again.add(key)
                 self.owe(page.server, page.shard, key)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+
+AT_ONCE = 16
+"""More would keep sockets and ticks waiting: pages of sessions take a millisecond each."""
 
 
 class Inbox:
     """A queue that wakes its loop once, however much comes before the loop gets there."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        together: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Begin empty; handlers are called inside a block ``together``, `AT_ONCE` at most."""
         self._loop = loop
+        self._together = together
         self._posted: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._awake = False
 
@@ -29,9 +38,10 @@ class Inbox:
     def _drain(self) -> None:
         try:
             # Those that come meanwhile are taken by the next turn: sockets and ticks get theirs.
-            for _ in range(len(self._posted)):
-                take, arguments = self._posted.popleft()
-                take(*arguments)
+            with self._together():
+                for _ in range(min(len(self._posted), AT_ONCE)):
+                    take, arguments = self._posted.popleft()
+                    take(*arguments)
         finally:  # whatever a handler raised, the rest is heard
             self._awake = False
             if self._posted:

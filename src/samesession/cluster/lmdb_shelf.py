@@ -2,22 +2,25 @@
 
 Names in the map, all in one table so that one transaction sees them together:
 
-    s key               a copy                    h shard key      it is held
-    p principal key     of a principal            x deadline key   to be looked at then
+    r shard key         a copy                    p principal key  of a principal
+    x deadline key      to be looked at then      i                what this server knows of itself
     g shard             a shard's state           e shard          its era, for workers
-    l                   the lease                 i                what this server knows of itself
+    l                   the lease                 v                the layout: this one
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import msgspec
+from msgspec import Raw
 
+from samesession.cluster.copies import Item
+from samesession.cluster.placement import shard_of
 from samesession.cluster.shelf import Copy, Lease, Self, ShardState, indexed, over_at
 from samesession.errors import StoreUnavailableError
 from samesession.record import Key
@@ -26,6 +29,12 @@ from samesession.stores.lmdb_map import Map, MapError, Transaction
 ANONYMOUS, ANYBODY, COPIES = 0.7, 0.8, 0.9
 """Shares of the map up to which new records are made, and others' are taken over; the rest is for
 changes and endings."""
+
+LAYOUT = b"2"
+"""A map of another layout is begun anew, as that of a server that comes for the first time."""
+
+_HELD = b"\x92\x00"
+"""How a held copy begins: an array of two, and the era 0; the packed item follows."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _copy = msgspec.msgpack.Decoder(Copy).decode
@@ -53,7 +62,7 @@ def read(map_: Map, key: Key, shard: int) -> tuple[Copy | None, int, Lease]:
     What cannot be read is answered as if it were not there; the agent will be asked.
     """
     with map_.here().begin(buffers=True) as txn:
-        raw = txn.get(b"s" + key.encode())
+        raw = txn.get(_place(shard) + key.encode())
         if raw is None:
             return None, 0, _NO_LEASE
         lease, era = txn.get(b"l"), txn.get(b"e%d" % shard)
@@ -78,6 +87,9 @@ class LmdbShelf:
         self._seen: dict[Key, Copy | None] = {}
         self._states: dict[int, ShardState] = {}
         with self.writing() as txn, txn.cursor() as cursor:
+            if txn.get(b"v") != LAYOUT:
+                txn.drop(self._map.here().open_db(txn=txn), delete=False)
+                txn.put(b"v", LAYOUT)
             found = cursor.set_range(b"g")
             while found and bytes(cursor.key()[:1]) == b"g":
                 with suppress(*_UNREADABLE):
@@ -108,7 +120,7 @@ class LmdbShelf:
         if key in self._seen:
             return self._seen[key]
         copy = None
-        raw = self._writing.get(b"s" + _encoded(key))
+        raw = self._writing.get(_place(shard_of(key)) + _encoded(key))
         if raw is not None:
             try:
                 copy = _copy(raw)
@@ -119,20 +131,43 @@ class LmdbShelf:
         self._seen[key] = copy
         return copy
 
+    def packed(self, key: Key) -> Raw | None:
+        """See `Shelf`."""
+        raw = self._writing.get(_place(shard_of(key)) + _encoded(key))
+        held = raw is not None and raw[: len(_HELD)] == _HELD
+        return Raw(raw[len(_HELD) :]) if raw is not None and held else None
+
+    def known(self, shard: int, keys: Sequence[Key]) -> set[Key]:
+        """See `Shelf`."""
+        place = _place(shard)
+        with self._writing.cursor() as cursor:
+            found = cursor.getmulti([place + _encoded(key) for key in keys])
+        return {_decoded(bytes(name[len(place) :])) for name, _ in found}
+
+    def add(self, shard: int, items: Sequence[tuple[Item, Raw]]) -> None:
+        """See `Shelf`."""
+        place, copies, entries = _place(shard), [], []
+        for item, raw in items:
+            name = _encoded(item.key)
+            copies.append((place + name, _HELD + bytes(raw)))
+            entries.append((_deadline(over_at(item)) + name, b""))
+            if indexed(item) and item.principal is not None:
+                entries.append((_of_principal(item.principal) + name, b""))
+            self._seen.pop(item.key, None)
+        with self._writing.cursor() as cursor:  # in order, neighbours fill their pages
+            cursor.putmulti(sorted(copies))
+            cursor.putmulti(sorted(entries))
+
     def put(self, shard: int, copy: Copy) -> None:
         """See `Shelf`."""
         txn, key = self._writing, copy.item.key
         name, before = _encoded(key), self.get(key)
         if before is not None and before.item.mark is None and copy.item.mark is not None:
-            txn.delete(b"s" + name)  # LMDB joins pages that have become empty only then
-        txn.put(b"s" + name, _pack(copy))
+            txn.delete(_place(shard) + name)  # LMDB joins pages that have become empty only then
+        txn.put(_place(shard) + name, _pack(copy))
         over = over_at(copy.item)
         if before is None or over < over_at(before.item):
             txn.put(_deadline(over) + name, b"")  # a later one moves when it is looked at
-        if copy.held and (before is None or not before.held):
-            txn.put(_held(shard) + name, b"")
-        elif before is not None and before.held and not copy.held:
-            txn.delete(_held(shard) + name)
         was, now = _member(before), _member(copy)
         if was != now:
             if was is not None:
@@ -144,8 +179,7 @@ class LmdbShelf:
     def drop(self, shard: int, key: Key) -> None:
         """See `Shelf`."""
         txn, name, before = self._writing, _encoded(key), self.get(key)
-        txn.delete(b"s" + name)
-        txn.delete(_held(shard) + name)
+        txn.delete(_place(shard) + name)
         if before is not None:
             txn.delete(_deadline(over_at(before.item)) + name)
             member = _member(before)
@@ -155,7 +189,15 @@ class LmdbShelf:
 
     def keys(self, shard: int) -> Iterable[Key]:
         """See `Shelf`."""
-        return self._names(_held(shard))
+        place, names = _place(shard), []
+        with self._writing.cursor() as cursor:
+            if cursor.set_range(place):
+                for name, copy in cursor.iternext():
+                    if name[: len(place)] != place:
+                        break
+                    if copy[: len(_HELD)] == _HELD:
+                        names.append(_decoded(bytes(name[len(place) :])))
+        return names
 
     def held_by(self, principal: str) -> Iterable[Key]:
         """See `Shelf`."""
@@ -244,8 +286,8 @@ def _decoded(name: bytes) -> Key:
     return Key(name.decode(errors="surrogatepass"))
 
 
-def _held(shard: int) -> bytes:
-    return b"h" + shard.to_bytes(2, "big")
+def _place(shard: int) -> bytes:
+    return b"r" + shard.to_bytes(2, "big")
 
 
 def _deadline(ms: int) -> bytes:

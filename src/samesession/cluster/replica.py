@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from msgspec import Raw
 from msgspec.structs import replace
 
 from samesession.cluster.claims import Claims
-from samesession.cluster.copies import Item, by_our_clock, changed, healed, sound
+from samesession.cluster.copies import Item, by_our_clock, changed, healed, packed, sound, unpacked
 from samesession.cluster.counter import Counter
 from samesession.cluster.desk import Desk
 from samesession.cluster.digest import bucket_of, sum_of
@@ -400,22 +401,44 @@ class Replica:
         state.tell(sender, Ack(number) if fits else Ack((), number))
         return fits
 
-    def _keep(self, shard: int, items: Iterable[Item], ahead_ms: int) -> bool:
+    def _keep(self, shard: int, items: Iterable[Raw], ahead_ms: int) -> bool:
         """Take items in; False if there was no room for all: who sent them will again."""
-        state, kept, all_ = self._state, dict[Key, Item](), True
-        room = state.shelf.room_for_copies()
-        for sent in items:
-            if not sound(sent):
+        state, came = self._state, dict[Key, tuple[Item, Raw]]()
+        known: list[Item] = []
+        for raw in items:
+            sent = unpacked(raw)
+            if sent is None:
                 state.counts["unsound"] += 1
                 continue
             item = by_our_clock(sent, ahead_ms)
-            copy = state.shelf.get(item.key)
             if state.shard_of(item.key) != shard:
                 continue
+            if item.key in came:
+                known.append(item)
+            else:
+                came[item.key] = item, raw if item is sent else packed(item)
+        here = state.shelf.known(shard, [*came])
+        known = [came[key][0] for key in came if key in here] + known
+        fresh = [pair for key, pair in came.items() if key not in here]
+        room = not fresh or state.shelf.room_for_copies()
+        if not room:
+            records = [item for item, _ in fresh if item.mark is None]
+            state.counts["no_room"] += len(records)
+            fresh = [pair for pair in fresh if pair[0].mark is not None]
+            room = not records
+        if fresh:
+            state.hold_new(shard, fresh)
+        return self._merge(shard, known) and room
+
+    def _merge(self, shard: int, items: list[Item]) -> bool:
+        """Take in items that mostly are here already; False if there was no room for all."""
+        state, kept, all_ = self._state, dict[Key, Item](), True
+        for item in items:
+            copy = state.shelf.get(item.key)
             if item.key in kept:
                 kept[item.key] = healed(kept[item.key], item)
                 continue
-            if copy is None and item.mark is None and not room:
+            if copy is None and item.mark is None and not state.shelf.room_for_copies():
                 state.counts["no_room"] += 1
                 all_ = False
                 continue

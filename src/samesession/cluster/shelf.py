@@ -14,12 +14,12 @@ The rules for who implements it (LMDB in `samesession.stores`; `DictShelf` here 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from samesession.cluster.copies import Item
+from samesession.cluster.copies import Item, packed
 from samesession.cluster.digest import Digest
 from samesession.record import Key
 
@@ -93,6 +93,18 @@ class Shelf(Protocol):
         """The copy of a record, held or cached."""
         ...
 
+    def packed(self, key: Key) -> Raw | None:
+        """A held copy's item as it lies here, unread; None where there is none."""
+        ...
+
+    def known(self, shard: int, keys: Sequence[Key]) -> set[Key]:
+        """Those of these keys, all of one shard, that have a copy here."""
+        ...
+
+    def add(self, shard: int, items: Sequence[tuple[Item, Raw]]) -> None:
+        """Put items that have no copy here, each with its packed form, as held ones."""
+        ...
+
     def put(self, shard: int, copy: Copy) -> None:
         """Replace the copy of ``copy.item.key``, and its entry in the principal's index.
 
@@ -163,6 +175,20 @@ class DictShelf:
     def get(self, key: Key) -> Copy | None:
         """See `Shelf`."""
         return self.copies.get(key)
+
+    def packed(self, key: Key) -> Raw | None:
+        """See `Shelf`."""
+        copy = self.copies.get(key)
+        return packed(copy.item) if copy is not None and copy.held else None
+
+    def known(self, shard: int, keys: Sequence[Key]) -> set[Key]:
+        """See `Shelf`."""
+        return self.copies.keys() & set(keys)
+
+    def add(self, shard: int, items: Sequence[tuple[Item, Raw]]) -> None:
+        """See `Shelf`."""
+        for item, _ in items:
+            self.put(shard, Copy(0, item))
 
     def put(self, shard: int, copy: Copy) -> None:
         """See `Shelf`."""

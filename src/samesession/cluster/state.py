@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
 from samesession.cluster.copies import Item
@@ -105,6 +105,15 @@ class State:
         """Keep an item as one of its owners."""
         self.save(shard, digest=self._holding(shard, (item,)), seq=seq)
 
+    def hold_new(self, shard: int, items: Sequence[tuple[Item, Raw]]) -> None:
+        """Keep a page of items that have no copy here, as they came; each key once."""
+        self.shelf.add(shard, items)
+        new = [item for item, _ in items]
+        for item in new:
+            if item.mark is not None:
+                self._remember_final(item)
+        self.save(shard, digest=self.shard(shard).digest.added(new))
+
     def hold_all(self, shard: int, items: Sequence[Item], *, seq: int | UnsetType = UNSET) -> None:
         """Keep a page of items; each key once."""
         if items:
@@ -115,11 +124,14 @@ class State:
         for item in items:
             before = self.shelf.get(item.key)
             self.shelf.put(shard, Copy(0, item))
-            if item.mark is not None and item.mark.final is not None:
-                self._finals.append((self.now.mono_ms + MARK_MS, item.key))
+            self._remember_final(item)
             counted = before.item if before is not None and before.held else None
             exchanged.append((counted, item))
         return self.shard(shard).digest.exchanged(exchanged)
+
+    def _remember_final(self, item: Item) -> None:
+        if item.mark is not None and item.mark.final is not None:
+            self._finals.append((self.now.mono_ms + MARK_MS, item.key))
 
     def cache(self, item: Item, era: int) -> None:
         """Keep an item because it was used here; a mark is not replaced by it."""

@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from samesession.cluster.copies import Change, Item
 from samesession.record import (
@@ -195,12 +195,12 @@ class Put(_Message, frozen=True, tag=7):
 
 
 class Fill(_Message, frozen=True, tag=8):
-    """Whole items, for an owner."""
+    """Whole items, for an owner; packed, since they are kept as they come and sent as they lie."""
 
     number: Count
     shard: Shard
     epoch: Count
-    items: tuple[Item, ...]
+    items: tuple[Raw, ...]
 
 
 class Ack(_Message, frozen=True, tag=9):
