@@ -1,24 +1,16 @@
-"""The token by header, for programs and mobile clients, over ASGI, WSGI and aiohttp."""
+"""The token by header, for programs and mobile clients; Django's is in `test_django_adopt`."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import httpx
 import pytest
-from aiohttp import DummyCookieJar, web
-from aiohttp.test_utils import TestClient, TestServer
-from fastapi import FastAPI
 
+from frameworks.small import SMALL, Over
 from samesession import Carrier, Cookie, Sessions
 from samesession.errors import ConfigError
-from samesession.web import aiohttp, asgi, wsgi
-from samesession.web.fastapi import SessionDep
 
 pytestmark = pytest.mark.anyio
-
-Ask = Callable[..., Awaitable[tuple[dict[str, str], str]]]
 
 
 def changed(session: Any, path: str) -> str:
@@ -29,69 +21,17 @@ def changed(session: Any, path: str) -> str:
     return str(session.get("n"))
 
 
-async def over_asgi(sessions: Sessions) -> AsyncIterator[Ask]:
-    app = FastAPI()
-    app.add_middleware(asgi.SessionMiddleware, sessions=sessions)
-
-    @app.get("/{path}")
-    async def index(session: SessionDep, path: str) -> str:
-        return changed(session, f"/{path}")
-
-    async def ask(path: str, **headers: str) -> tuple[dict[str, str], str]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-            answer = await client.get(f"http://shop{path}", headers=named(headers))
-            return dict(answer.headers), answer.text.strip('"')
-
-    yield ask
-
-
-async def over_wsgi(sessions: Sessions) -> AsyncIterator[Ask]:
-    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        body = changed(environ["samesession"], environ["PATH_INFO"])
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [body.encode()]
-
-    wrapped = wsgi.SessionMiddleware(app, sessions)
-
-    async def ask(path: str, **headers: str) -> tuple[dict[str, str], str]:
-        with httpx.Client(transport=httpx.WSGITransport(wrapped)) as client:
-            answer = client.get(f"http://shop{path}", headers=named(headers))
-            return dict(answer.headers), answer.text
-
-    yield ask
-
-
-async def over_aiohttp(sessions: Sessions) -> AsyncIterator[Ask]:
-    async def index(request: web.Request) -> web.Response:
-        return web.Response(text=changed(await aiohttp.get_session(request), request.path))
-
-    app = web.Application()
-    aiohttp.setup(app, sessions)
-    app.router.add_get("/{path}", index)
-    async with TestClient(TestServer(app), cookie_jar=DummyCookieJar()) as client:
-
-        async def ask(path: str, **headers: str) -> tuple[dict[str, str], str]:
-            answer = await client.get(path, headers=named(headers))
-            return {name.lower(): v for name, v in answer.headers.items()}, await answer.text()
-
-        yield ask
-
-
-def named(headers: dict[str, str]) -> dict[str, str]:
-    return {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-@pytest.fixture(params=[over_asgi, over_wsgi, over_aiohttp])
-def over(request: pytest.FixtureRequest) -> Any:
-    return request.param
+@pytest.fixture(params=SMALL)
+def over(request: pytest.FixtureRequest) -> Over:
+    return SMALL[request.param]
 
 
 def sessions_by(carrier: Carrier) -> Sessions:
     return Sessions.from_url("memory://", cookie=Cookie(secure=False), carrier=carrier)
 
 
-async def test_by_header_only(over: Any) -> None:
-    async for ask in over(sessions_by(Carrier.HEADER)):
+async def test_by_header_only(over: Over) -> None:
+    async with over(sessions_by(Carrier.HEADER), changed) as ask:
         said, body = await ask("/count")
         assert body == "1"
         token = said["session-token"]
@@ -110,8 +50,8 @@ async def test_by_header_only(over: Any) -> None:
         assert (await ask("/read", Session_Token=token))[1] == "None"
 
 
-async def test_by_header_for_whoever_sends_it(over: Any) -> None:
-    async for ask in over(sessions_by(Carrier.BOTH)):
+async def test_by_header_for_whoever_sends_it(over: Over) -> None:
+    async with over(sessions_by(Carrier.BOTH), changed) as ask:
         said, _ = await ask("/count")
         assert "session-token" not in said
         assert said["vary"] == "Cookie, Session-Token"
@@ -123,8 +63,8 @@ async def test_by_header_for_whoever_sends_it(over: Any) -> None:
         assert (await ask("/count", Cookie=cookie))[1] == "2"
 
 
-async def test_by_cookie_a_header_means_nothing(over: Any) -> None:
-    async for ask in over(sessions_by(Carrier.COOKIE)):
+async def test_by_cookie_a_header_means_nothing(over: Over) -> None:
+    async with over(sessions_by(Carrier.COOKIE), changed) as ask:
         said, _ = await ask("/count", Session_Token="")
         token = said["set-cookie"].partition(";")[0].partition("=")[2]
         assert (await ask("/read", Session_Token=token))[1] == "None"

@@ -1,36 +1,45 @@
-"""Idle and absolute limits; a slow request neither ends its session nor loses its write."""
+"""Idle and absolute limits on two servers; a slow request neither ends nor loses its session."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 import pytest
 
+from frameworks.conftest import PROVE
 from frameworks.sites import ROWS, Browser, Site
+from samesession.lab.engines import Engine
 
 IDLE_S = 2.0
 SLOW_S = 4.0
 LIFETIME_S = 10.0
 
 
-NAMES = ("aiohttp", "django", "flask", "litestar", "quart", "starlette")
+# One of each adapter; the rest shares theirs, and `make prove` runs them too.
+FIRST = ("aiohttp", "django", "flask", "litestar", "quart", "starlette")
+NAMES = sorted(ROWS) if PROVE else FIRST
+AT_ONCE = len(FIRST)
 
 
 @pytest.fixture(scope="module")
-def lived() -> Iterator[dict[str, Future[None]]]:
-    """All of them at the same time: what is measured are real seconds, mostly of waiting."""
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(len(NAMES)) as pool:
-        yield {name: pool.submit(live, name, Path(mkdtemp(dir=folder))) for name in NAMES}
+def lived(engine: Engine) -> Iterator[dict[str, Future[None]]]:
+    """Many at the same time: what is measured are real seconds, mostly of waiting."""
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            name: pool.submit(live, name, engine.url, Path(mkdtemp(dir=folder))) for name in NAMES
+        }
 
 
-def live(name: str, folder: Path) -> None:
+def live(name: str, url: str, folder: Path) -> None:
     site = Site(
-        ROWS[name],
-        "memory://",
+        replace(ROWS[name], workers=1),
+        f"{url}?prefix=idle-{name}",
         SAMESESSION_IDLE=f"{IDLE_S}s",
         SAMESESSION_LIFETIME=f"{LIFETIME_S}s",
     )
@@ -39,18 +48,19 @@ def live(name: str, folder: Path) -> None:
             begins = time.monotonic()
             browser.put("first", 0)
             begun = time.monotonic()
+            servers = cycle((2, 1))
             with browser.twin() as tab:
                 slow = pool.submit(tab.ask, "PUT", f"/x/held/a?at={folder}", json="late")
                 ends = time.monotonic() + SLOW_S
                 while time.monotonic() < ends or not (folder / "in-a").exists():
-                    browser.read()  # a use, twenty times an idle time
+                    browser.read(next(servers))  # a use, twenty times an idle time
                     time.sleep(IDLE_S / 20)
-                browser.put("b", "quick")
+                browser.put("b", "quick", at=2)
                 (folder / "go").touch()
                 assert slow.result(30).status_code == 200
             lives_until, dies_until = begins + LIFETIME_S, begun + LIFETIME_S
             while (asked := time.monotonic()) <= dies_until + 0.1:
-                data = browser.read()["data"]
+                data = browser.read(next(servers))["data"]
                 if time.monotonic() < lives_until:
                     assert data == {"first": 0, "a": "late", "b": "quick"}
                 time.sleep(IDLE_S / 20)
