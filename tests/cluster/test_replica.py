@@ -195,6 +195,82 @@ def test_a_rotation_while_its_shard_changes_hands_keeps_what_the_session_held() 
     assert sought >= 10  # it was exercised
 
 
+def holding_news_back(world: World, to: Host, key: Key, taken: list[int] | None = None) -> Any:
+    """News of a record's end come to a server 100 ms late; or, with ``taken``, never."""
+    receive = to.receive
+
+    def late(event: Callable[[Any], Any]) -> None:
+        outputs: list[Any] = []
+
+        def hearing(agent: Any) -> Any:
+            loads = agent._loads
+
+            def read(raw: bytes) -> Any:
+                frame = loads(raw)
+                message = frame.message if isinstance(frame, Frame) else None
+                if isinstance(message, News) and key in [item.key for item in message.endings]:
+                    outputs.append(raw)
+                    return None
+                return frame
+
+            agent._loads = read
+            try:
+                return event(agent)
+            finally:
+                agent._loads = loads
+
+        receive(hearing)
+        for raw in outputs:
+            if taken is None:
+                world.after(100, lambda raw=raw: receive(lambda agent: agent.heard(to.now, raw)))
+            else:
+                taken.append(world.now)
+
+    return late
+
+
+def test_a_sign_out_everywhere_waits_for_ends_that_others_began() -> None:
+    """A rotation under way has ended the old record, and not everybody has heard of it."""
+    for seed in range(20):
+        world, key = cluster(5, seed, copies=2), key_of("x")
+        first = authority_of(world, key)
+        owners = first.agent._claims.owners(shard_of(key, 8))
+        one, two = [host for host in world.hosts.values() if host.name not in owners][:2]
+        outcome(world, WorkerStore(one).commit(created(world, key, "ann")))
+        assert isinstance(outcome(world, WorkerStore(two).load(key)), Record)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(two, "receive", holding_news_back(world, two, key))
+            names = map(str, range(99))
+            successor = next(k for k in map(key_of, names) if authority_of(world, k) is not first)
+            moved = Ending(Reason.ROTATED, WALL_MS + world.now, world.rng.randbytes(8), successor)
+            spawn(WorkerStore(one).end(key, moved), lambda _value, _fault: None)
+            world.run(world.now + 15)
+            assert isinstance(reads(two, key), Record)
+            outcome(world, WorkerStore(one).end_all("ann", ending(world)))
+            assert not isinstance(reads(two, key), Record)
+
+
+def test_an_end_that_its_authority_died_over_is_told_by_the_next_one() -> None:
+    """A server that only used the record has heard nothing; it is in no comparison."""
+    for seed in range(20):
+        world, key = cluster(5, seed, copies=2), key_of("x")
+        first = authority_of(world, key)
+        owners = first.agent._claims.owners(shard_of(key, 8))
+        one, two = [host for host in world.hosts.values() if host.name not in owners][:2]
+        outcome(world, WorkerStore(one).commit(created(world, key, "ann")))
+        assert isinstance(outcome(world, WorkerStore(two).load(key)), Record)
+        never: list[int] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(two, "receive", holding_news_back(world, two, key, never))
+            spawn(WorkerStore(one).end(key, ending(world)), lambda _value, _fault: None)
+            assert world.run(world.now + 50, lambda never=never: bool(never))
+            world.run(world.now + 5)  # the other owner has it by now
+            first.stop(disk=False)
+            one.stop()  # nor does anybody ask again
+        world.run(world.now + 5000)
+        assert not isinstance(reads(two, key), Record)
+
+
 def test_an_operator_gives_up_who_is_gone_for_good() -> None:
     """All five stop; three never come back: what the others hold waits for a word."""
     world = cluster(5, copies=3)

@@ -13,7 +13,9 @@
    last doubted: only then its workers answer from it.
 6. The same comparison is made with who holds a shard every ``round_ms``, and with all when a
    server appears, and when one doubts.
-7. An authority that was paused, and does not know yet that another one took over, would call lost
+7. What ended lately it tells everybody once more: the authority before it may have died over it,
+   and a server that only used the record is in no comparison.
+8. An authority that was paused, and does not know yet that another one took over, would call lost
    what that one was told. So it asks the other owners once more before it says so (`confirm`).
 """
 
@@ -704,6 +706,9 @@ class Claims:
                 self._send_claim(name, chosen[at : at + OFFERS])
         self._offers.clear()
         if self._new:
+            lately = self._state.lately_ended({claim.shard for claim in self._new})
+            for at in range(0, len(lately), PAGE):
+                self._news().say(tuple(lately[at : at + PAGE]))
             self._news().say((), tuple(self._new))
             self._new = []
         for (name, era), claims in self._levels.items():

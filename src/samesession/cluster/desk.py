@@ -364,6 +364,8 @@ class Desk:
             if item.mark is not None:
                 if item.mark.successor is not None:
                     keys.append(item.mark.successor)
+                if self._news.said(key) and not self._news.known_everywhere(key):
+                    keys.append(key)  # somebody may show it yet: its end is waited for
             elif asked.only_keys:
                 keys.append(key)
             elif item.record is not None:

@@ -363,6 +363,7 @@ class Replica:
             until = min(item.until_ms, state.now.wall_ms + 2 * MARK_MS)
             kept = Item(item.key, item.stamp, until, None, item.mark, item.principal)
             state.shelf.put(shard, Copy(state.era, kept))
+            state.remember_end(kept)
 
     def _kept(self, frame: Frame) -> Message | None:
         """A reply, once this server keeps what it carries; None, as if none came, if it cannot.

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
@@ -48,7 +48,7 @@ class State:
         self.forgotten = set(before.forgotten)
         self._asks: dict[int, tuple[Replied, int]] = {}
         self._number = 0
-        self._finals: deque[tuple[int, Key]] = deque()
+        self._lately: deque[tuple[int, Key]] = deque()
 
     # -- the shelf -------------------------------------------------------------------------------
 
@@ -110,8 +110,7 @@ class State:
         self.shelf.add(shard, items)
         new = [item for item, _ in items]
         for item in new:
-            if item.mark is not None:
-                self._remember_final(item)
+            self.remember_end(item)
         self.save(shard, digest=self.shard(shard).digest.added(new))
 
     def hold_all(self, shard: int, items: Sequence[Item], *, seq: int | UnsetType = UNSET) -> None:
@@ -124,14 +123,16 @@ class State:
         for item in items:
             before = self.shelf.get(item.key)
             self.shelf.put(shard, Copy(0, item))
-            self._remember_final(item)
+            self.remember_end(item)
             counted = before.item if before is not None and before.held else None
             exchanged.append((counted, item))
         return self.shard(shard).digest.exchanged(exchanged)
 
-    def _remember_final(self, item: Item) -> None:
-        if item.mark is not None and item.mark.final is not None:
-            self._finals.append((self.now.mono_ms + MARK_MS, item.key))
+    def remember_end(self, item: Item) -> None:
+        """Remember for `MARK_MS` what ended lately, or keeps its contents for a retry."""
+        mark = item.mark
+        if mark is not None and (mark.final is not None or mark.at_ms + MARK_MS > self.now.wall_ms):
+            self._lately.append((self.now.mono_ms + MARK_MS, item.key))
 
     def cache(self, item: Item, era: int) -> None:
         """Keep an item because it was used here; a mark is not replaced by it."""
@@ -153,10 +154,16 @@ class State:
             self.shelf.drop(shard, key)
         self.save(shard, digest=Digest())
 
+    def lately_ended(self, shards: Container[int]) -> list[Item]:
+        """What ended in some shards during the last `MARK_MS`, as far as this server knows."""
+        keys = dict.fromkeys(key for _, key in self._lately if self.shard_of(key) in shards)
+        items = map(self.held, keys)
+        return [item for item in items if item is not None and item.mark is not None]
+
     def trim(self) -> None:
         """Let go of the contents that marks keep for a retry."""
-        while self._finals and self._finals[0][0] <= self.now.mono_ms:
-            item = self.held(self._finals.popleft()[1])
+        while self._lately and self._lately[0][0] <= self.now.mono_ms:
+            item = self.held(self._lately.popleft()[1])
             if item is not None and item.mark is not None and item.mark.final is not None:
                 mark = replace(item.mark, final=None)
                 self.hold(self.shard_of(item.key), replace(item, mark=mark))
