@@ -48,6 +48,7 @@ from samesession.store import Store, end_with_successors
 from samesession.stores import redis_scripts as lua
 from samesession.stores.near import boot_ms
 from samesession.stores.redis_endings import Endings
+from samesession.stores.redis_listing import scanned
 from samesession.stores.redis_loops import LoopWire
 from samesession.stores.redis_target import Target
 from samesession.stores.redis_threads import ThreadWire
@@ -252,6 +253,10 @@ class RedisStore:
         for name in names:
             slots.setdefault(slot_of(name), []).append(name)
         return slots.values()
+
+    async def keys(self, cursor: str, most: int) -> tuple[list[Key], str]:
+        """See `Listing`."""
+        return await scanned(self._wire, self._session, cursor, most)
 
     async def close(self) -> None:
         """See `Store`."""
