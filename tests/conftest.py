@@ -12,7 +12,8 @@ from hypothesis import settings
 
 # Cut cables, paused machines and wrong clocks need minutes and an idle machine: `make prove`.
 PROVE = os.environ.get("SAMESESSION_PROVE") == "1"
-collect_ignore = [] if PROVE else ["agents/test_faults.py", "agents/test_machines.py"]
+LONG = ("faults", "machines", "partition")
+collect_ignore = [] if PROVE else [f"agents/test_{name}.py" for name in LONG]
 
 # A shared machine pauses: the time of a single example says nothing about the code.
 settings.register_profile("default", deadline=None, print_blob=True)
