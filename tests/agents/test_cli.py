@@ -26,6 +26,8 @@ def test_the_status_is_a_table_or_json(tmp_path: Path) -> None:
             assert "server" in table.stdout.splitlines()[0]
             assert host.name in table.stdout
             assert other.name in table.stdout
+            head = table.stdout.partition("shards\n")[2].splitlines()[0]
+            assert head.split() == ["number", "authority", "epoch", "here", "owners", "lag"]
             assert table.stderr == ""
             plain = subprocess.run(
                 [*command, host.url, "--json"],

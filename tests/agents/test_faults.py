@@ -375,7 +375,9 @@ def test_rubbish_on_the_agents_socket_harms_nobody(tmp_path: Path) -> None:
         assert counts["oversized"] == 1
 
 
-def test_frames_of_a_rogue_are_refused_and_counted(three: list[Host], figure: Figure) -> None:
+def test_frames_of_a_rogue_are_refused_and_counted(
+    capfd: pytest.CaptureFixture[str], three: list[Host], figure: Figure
+) -> None:
     """On loopback without TLS, where anybody of this machine may speak: nothing is believed."""
     versions = made(three[0], 5)
     agents = [host.agent for host in three]
@@ -398,6 +400,8 @@ def test_frames_of_a_rogue_are_refused_and_counted(three: list[Host], figure: Fi
     counts = three[0].status()["counts"]
     assert [kept(host, versions) for host in three] == [5, 5, 5]
     assert [host.agent for host in three] == agents
+    said = [line for line in capfd.readouterr().err.splitlines() if "frames refused" in line]
+    assert 1 <= len(said) <= 3, "each agent tells of it once a minute"
     figure(f"rogue peer: {counts['malformed']} frames refused at one server, 0 values changed")
 
 
@@ -505,11 +509,21 @@ def level(host: Host) -> int:
 
 def test_the_status_is_told_by_any_server(three: list[Host]) -> None:
     made(three[0], 3)
+    eventually(lambda: all(level(host) == 1024 for host in three))
     for host in three:
         told = host.status()
         assert told["server"] == host.name
         assert set(told["agent"]["linked"]) == {"s1", "s2", "s3"} - {host.name}
         assert told["agent"]["pid"] == host.agent
+        shards = told["shards"].values()
+        assert len(shards) == 1024
+        assert {row["authority"] for row in shards} == {"s1", "s2", "s3"}
+        assert {len(row["owners"]) for row in shards} == {3}
+        assert all(row["epoch"] > 0 for row in shards)
+        own = [row for row in shards if row["authority"] == host.name]
+        assert {row["here"] for row in own} == {"authority"}
+        assert all(row["lag"].keys() == {"s1", "s2", "s3"} - {host.name} for row in own)
+        assert 0 < told["lease_ms"] <= 3000
 
 
 def test_options_name_the_same_files_for_every_worker(three: list[Host]) -> None:
@@ -530,7 +544,7 @@ time.time = lambda: time.time_ns() / 1e9
 
 @pytest.mark.parametrize("skew_s", [-600, 600])
 def test_a_server_with_a_wrong_clock_resurrects_nobody(
-    tmp_path: Path, skew_s: int, figure: Figure
+    tmp_path: Path, skew_s: int, figure: Figure, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """libfaketime cannot be used: Python's sleep fails under it (EINVAL, Debian's 0.9.10)."""
     (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK)
@@ -544,8 +558,7 @@ def test_a_server_with_a_wrong_clock_resurrects_nobody(
         ]
         try:
             joined(hosts[:2])
-            hosts[2].tell("join", within_s=6)
-            hosts[2].hear()  # more than a minute off it is reported, and need not be ready
+            assert hosts[2]("join", within_s=6)["is"] == "unavailable"
             versions = made(hosts[0], 6)
             over = [*versions][:3]
             for name in over:
@@ -559,8 +572,12 @@ def test_a_server_with_a_wrong_clock_resurrects_nobody(
                 time.sleep(0.05)
             for name in [*versions][3:]:
                 assert hosts[0].patiently("load", key=name)["is"] == "record"
-            told = hosts[0].status()
-            assert "skew" in json.dumps(told)
+            told, wrong_one = hosts[0].status(), hosts[2].status()
+            assert abs(told["members"]["s3"]["skew_ms"] - 1000 * skew_s) < 5000
+            assert [told[name] for name in ("ready", "clock_off")] == [True, False]
+            assert [wrong_one[name] for name in ("ready", "clock_off")] == [False, True]
+            said = [line for line in capfd.readouterr().err.splitlines() if "clock" in line]
+            assert sum(f"that of s1: {{'s3': '{skew_s:+} s'}}" in line for line in said) == 1, said
             figure(f"clock {skew_s:+} s at one server: 0 of 3 ended sessions shown again")
         finally:
             for host in hosts:

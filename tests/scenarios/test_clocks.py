@@ -79,7 +79,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Clocks
     clocks = Clocks(folder / "shared")
     (folder / "sitecustomize.py").write_text(WRONG.format(path=str(folder / "shared")))
     env = {
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
         "SAMESESSION_IDLE": f"{IDLE_S}s",
         "SAMESESSION_LIFETIME": f"{LIFETIME_S}s",
     }

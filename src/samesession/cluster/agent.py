@@ -248,22 +248,31 @@ class Agent:
             now = time.monotonic()
             for number in [n for n, (until, _) in self._questions.items() if until < now]:
                 del self._questions[number]
-            self._log_refusals(now)
+            self._warn(now)
             if now >= self._tidy_at:
                 self._tidy_at = now + TIDY_S
                 self._map.forget_the_dead()
             await asyncio.sleep(TICK_S)
 
-    def _log_refusals(self, now: float) -> None:
+    def _warn(self, now: float) -> None:
         """Once a minute at most: who sends rubbish must not fill the log."""
         if now < self._log_at:
             return
-        self._log_at = now + LOG_EVERY_S
-        refused = {name: self._replica.counts.get(name, 0) for name in wire.Refusal}
-        fresh = {str(n): c - self._told.get(n, 0) for n, c in refused.items()}
+        refused = {str(name): self._replica.counts.get(name, 0) for name in wire.Refusal}
+        fresh = {name: count - self._told.get(name, 0) for name, count in refused.items()}
+        off = {name: f"{ms / 1000:+.0f} s" for name, ms in self._replica.far_off.items()}
+        self._told = refused
         if any(fresh.values()):
             log.warning("frames refused in the last minute: %s", fresh)
-        self._told = {str(name): number for name, number in refused.items()}
+        if off:
+            log.warning(
+                "clocks more than a minute from that of %s: %s; a server whose clock differs from "
+                "most others' is not ready",
+                self._settings.name,
+                off,
+            )
+        if off or any(fresh.values()):
+            self._log_at = now + LOG_EVERY_S
 
     async def _look_around(self) -> None:
         """Introduce ourselves to servers that can be reached, and that nobody is linked with."""

@@ -556,6 +556,7 @@ class Claims:
         mine = {key: sum_of(item) for key, item in found.items()}
         pull = [key for key, one in listed.sums.items() if mine.get(key) != one]
         push = [key for key, one in mine.items() if listed.sums.get(key) != one]
+        self._state.counts["repairs"] += len({*pull, *push})
         self._pull(shard, role, sender, side, pull, push)
 
     def _pull(

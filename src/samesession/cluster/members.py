@@ -387,10 +387,14 @@ class Members:
         peer = self.peers.get(name)
         return 0 if peer is None else peer.skew_ms
 
+    def far_off(self) -> dict[str, int]:
+        """Whose clocks differ too much from ours, and by how many milliseconds they are ahead."""
+        skews = {name: peer.skew_ms for name, peer in self.peers.items()}
+        return {name: skew for name, skew in skews.items() if abs(skew) > SKEW_MS}
+
     def skewed(self) -> bool:
         """Whether this server's clock differs from those of more than half of all servers."""
-        off = sum(abs(peer.skew_ms) > SKEW_MS for peer in self.peers.values())
-        return 2 * off > len(self.peers) + 1
+        return 2 * len(self.far_off()) > len(self.peers) + 1
 
     # -- inside ------------------------------------------------------------------------------------
 

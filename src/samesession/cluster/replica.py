@@ -19,6 +19,7 @@ from typing import Any
 from msgspec import Raw
 from msgspec.structs import replace
 
+from samesession.cluster import report
 from samesession.cluster.claims import Claims
 from samesession.cluster.copies import Item, by_our_clock, changed, healed, packed, sound, unpacked
 from samesession.cluster.counter import Counter
@@ -27,7 +28,6 @@ from samesession.cluster.digest import bucket_of, sum_of
 from samesession.cluster.members import Members, Peer
 from samesession.cluster.news import Newsroom
 from samesession.cluster.settings import (
-    COUNTER_SHIFT,
     Ask,
     Left,
     Now,
@@ -221,53 +221,18 @@ class Replica:
         return all(role.serving for role in claims.roles.values())
 
     @property
+    def far_off(self) -> dict[str, int]:
+        """Servers whose clocks differ by more than a minute, and how many milliseconds ahead."""
+        return self._members.far_off()
+
+    @property
     def counts(self) -> dict[str, int]:
         """What happened, by name."""
         return dict(self._state.counts)
 
     def status(self, now: Now) -> dict[str, object]:
         """What `samesession cluster status` shows, of this server: plain data."""
-        state, members, claims = self._state, self._members, self._claims
-        roles = claims.roles
-        return {
-            "server": self._settings.name,
-            "settled": members.settled,
-            "ready": self.ready,
-            "lease_ms": max(0, members.until_ms - now.mono_ms),
-            "era": state.era,
-            "news": members.news,
-            "members": {
-                name: {
-                    "settled": peer.settled,
-                    "leaving": peer.leaving,
-                    "silent_ms": peer.silent_ms,
-                    "skew_ms": peer.skew_ms,
-                    "news": peer.have,
-                    "heard_ours": peer.acked,
-                }
-                for name, peer in members.peers.items()
-            },
-            "authority_of": sum(role.serving for role in roles.values()),
-            "waits_for": sorted(claims.missed() | members.expected.keys()),
-            "claiming": sum(not role.serving for role in roles.values()),
-            "level_in": sum(
-                state.sure(shard) for shard in range(self._settings.shards) if shard not in roles
-            ),
-            "shards": {
-                shard: {
-                    "epoch": role.epoch >> COUNTER_SHIFT,
-                    "serving": role.serving,
-                    "owners": list(claims.owners(shard)),
-                    "behind": {n: claims.followers.behind(n, shard) for n in role.sides},
-                }
-                for shard, role in roles.items()
-            },
-            "counts": self.counts,
-            "sent": [
-                {"sent": kind.lower(), "frames": frames, "bytes": size}
-                for kind, (frames, size) in sorted(state.sent.items())
-            ],
-        }
+        return report.of(self._state, self._members, self._claims, now, ready=self.ready)
 
     # -- what peers say ----------------------------------------------------------------------------
 
