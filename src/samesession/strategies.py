@@ -193,7 +193,14 @@ class Strategy:
             if not self.row.extra or (error.name or "").startswith("samesession"):
                 raise
             raise self.missing(error) from None
-        return cast("Callable[..., Any]", getattr(module, name))
+        opener = getattr(module, name, None)
+        if opener is None:
+            serves = "threads" if name.endswith("_loop") else "event loops"
+            raise ConfigError(
+                f"{self.scheme}:// serves {serves} only: {module_name} has no {name}(url); write "
+                "it (where nothing of the store suspends, the other one under both names)"
+            )
+        return cast("Callable[..., Any]", opener)
 
 
 def strategy_of(url: str) -> Strategy:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import aiohttp_session
 import falcon
 import flask
 import flask_session
@@ -213,6 +214,15 @@ def aiohttp_twice(sessions: Sessions) -> None:
     our_aiohttp.setup(app, made())
 
 
+def aiohttp_session_beside(sessions: Sessions) -> None:
+    app = web.Application()
+    our_aiohttp.setup(app, sessions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its keys are text, which aiohttp 3.14 warns of
+        aiohttp_session.setup(app, aiohttp_session.SimpleCookieStorage())
+    asyncio.run(web.AppRunner(app).setup())
+
+
 def wsgi_twice(sessions: Sessions) -> None:
     inner = wsgi.SessionMiddleware(lambda _environ, _start: [], sessions)
     wsgi.SessionMiddleware(inner, sessions)
@@ -253,6 +263,7 @@ TABLE: dict[str, tuple[Mistake, str]] = {
     "quart twice": (quart_twice, r"init_app\(app, sessions\) was called twice"),
     "quart replaced": (quart_replaced, "SecureCookieSessionInterface.*remove its line"),
     "aiohttp twice": (aiohttp_twice, r"setup\(app, sessions\) was called twice"),
+    "aiohttp-session beside": (aiohttp_session_beside, "aiohttp_session.*remove its line"),
     "wsgi twice": (wsgi_twice, "twice"),
     "fastapi under wsgi": (wrong(wsgi.SessionMiddleware, FastAPI()), r"samesession\.web\.asgi"),
     "starlette under wsgi": (wrong(wsgi.SessionMiddleware, Starlette()), r"samesession\.web\.asgi"),
@@ -304,6 +315,25 @@ def test_a_store_for_event_loops_under_wsgi(loops_only: Sessions) -> None:
         with pytest.raises(ConfigError, match="theirs:// serves event loops only"):
             mistake()
     asgi.SessionMiddleware(bare_asgi, loops_only)
+
+
+def test_a_store_that_serves_one_kind_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("their_store")
+    monkeypatch.setitem(sys.modules, "their_store", module)
+    monkeypatch.setitem(SCHEMES, "theirs", Scheme("external", "their_store"))
+
+    def theirs() -> Sessions:
+        return Sessions.from_url("theirs://", keys=["a key of theirs that is long, 32 bytes"])
+
+    module.open_threads = lambda _url: made().loops.store  # type: ignore[attr-defined]
+    for mistake in (
+        lambda: asgi.SessionMiddleware(bare_asgi, theirs()),
+        lambda: our_quart.init_app(quart.Quart("shop"), theirs()),
+        lambda: our_aiohttp.setup(web.Application(), theirs()),
+        lambda: Litestar([shown], middleware=[session_middleware(theirs())]),
+    ):
+        with pytest.raises(ConfigError, match=r"threads only.*no open_loop\(url\)"):
+            mistake()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from inspect import Parameter, iscoroutinefunction, signature
+from inspect import Parameter, iscoroutinefunction, isfunction, signature
 from typing import Any, NamedTuple
 
 from samesession.errors import ConfigError
@@ -35,9 +35,10 @@ def check_once(app: object, kind: type) -> None:
 
 def another(found: object) -> ConfigError:
     """What to say of another library's layer that does the same."""
-    kind = type(found)
+    kind: Any = found if isfunction(found) else type(found)
+    name = kind.__qualname__.partition(".<locals>")[0]
     return ConfigError(
-        f"{kind.__module__}.{kind.__qualname__} is installed beside samesession's; "
+        f"{kind.__module__}.{name} is installed beside samesession's; "
         "remove its line (samesession.adopt takes over what it kept)"
     )
 

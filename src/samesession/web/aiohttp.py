@@ -22,7 +22,7 @@ from samesession.record import Key
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
-from samesession.web._checks import check_sessions
+from samesession.web._checks import another, check_sessions
 from samesession.web._http import (
     CookieCodec,
     client_of,
@@ -134,7 +134,10 @@ def setup(app: web.Application, sessions: Sessions) -> None:
     app.middlewares.insert(0, middleware)
     app.on_response_prepare.append(adapter.prepare)
 
-    async def ready(_app: web.Application) -> None:
+    async def ready(app: web.Application) -> None:
+        for other in app.middlewares:
+            if getattr(other, "__module__", "").partition(".")[0] == "aiohttp_session":
+                raise another(other)
         await sessions.ready()
 
     async def close(_app: web.Application) -> None:
