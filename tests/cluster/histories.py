@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from samesession.cluster.claims import WIDER_ROUND
 from samesession.cluster.digest import Digest
 from samesession.cluster.placement import shard_of
 from samesession.cluster.replica import Replica
@@ -139,6 +140,10 @@ class History:
         if not world.run(world.now + QUIET_MS, world.calm):
             raise BrokenError("never calm again: " + self._state())
         world.run(world.now + 2200)
+        for _ in range(WIDER_ROUND):  # a late message may have filled who is no owner any more
+            if not self._strays():
+                break
+            world.run(world.now + 2000)
         self._judge()
 
     def say(self, *words: object) -> None:
@@ -616,6 +621,16 @@ class History:
 
         self.asking += 1
         spawn(core.open(jar.cookie), done)
+
+    def _strays(self) -> bool:
+        """Whether a server holds what it does not own."""
+        running = [host for host in self.world.hosts.values() if host.agent is not None]
+        shards = self.world._settings["shards"]
+        for host in running:
+            held = {shard_of(k, shards) for k, copy in host.shelf.copies.items() if copy.held}
+            if any(host.name not in host.agent._claims.owners(shard) for shard in held):
+                return True
+        return False
 
     def _judge_shard(self, shard: int, running: list[Host]) -> None:
         serving = [host for host in running if host.agent._claims.serving(shard)]
