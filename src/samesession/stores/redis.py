@@ -130,17 +130,16 @@ class RedisStore:
         ending = self._endings.of(delta.key)
         if ending is not None:
             return Ended(await self._again(delta.key, ending))
-        outcome = await self._commit(delta)
+        command = ("EVALSHA", _COMMIT_SHA, 1, self._session + delta.key)
+        if delta.origin is not None and _is_durable(delta, delta.origin):
+            reply = await self._durably((*command, *_arguments(delta)))
+            outcome = await self._seen(delta.key, _outcome(reply))
+        else:
+            arguments = _arguments(delta, tracked=self._tracked is not self._wire)
+            outcome = _outcome(await self._tracked.call(*command, *arguments))
         if isinstance(outcome, Ended) and outcome.mark.token:
             self._endings.remember(delta.key, outcome.mark)
         return outcome
-
-    async def _commit(self, delta: Delta) -> Outcome:
-        name = self._session + delta.key
-        command = ("EVALSHA", _COMMIT_SHA, 1, name, *_arguments(delta))
-        if _is_durable(delta):
-            return await self._seen(delta.key, _outcome(await self._durably(command)))
-        return _outcome(await self._tracked.call(*command))
 
     async def repair(self, record: Record, lost_after: Commit) -> bool:
         """See `samesession.stores.near.Repairable`."""
@@ -326,20 +325,21 @@ class RedisStore:
             await self._wire.call("ZREM", index, key, f"+{key}", f"!{key}")
 
 
-def _is_durable(delta: Delta) -> bool:
+def _is_durable(delta: Delta, origin: Origin) -> bool:
     """Whether a delta makes a signed-in record, or a rotation's, which is as old as the first."""
-    origin = delta.origin
-    return origin is not None and (
-        origin.principal is not None or origin.created_ms != delta.now_ms
-    )
+    return origin.principal is not None or origin.created_ms != delta.now_ms
 
 
-def _arguments(delta: Delta) -> list[str | bytes | int]:
-    """A delta as the commit script's arguments."""
-    seen, origin = delta.at_least, delta.origin
-    emptied = _pack((Reason.EMPTIED, delta.now_ms, delta.token, None))
-    fields = [part for name, raw in delta.sets.items() for part in (_field(name), raw)]
-    return [
+def _arguments(delta: Delta, *, tracked: bool = False) -> list[str | bytes | int]:
+    """A delta as the commit script's arguments.
+
+    Args:
+        tracked: whether the connection is a near cache's.
+    """
+    seen, origin, sets, removes = delta.at_least, delta.origin, delta.sets, delta.removes
+    # Only what takes a key away can empty a record.
+    emptied = _pack((Reason.EMPTIED, delta.now_ms, delta.token, None)) if removes else b""
+    arguments: list[str | bytes | int] = [
         delta.token,
         delta.now_ms,
         delta.floor,
@@ -351,10 +351,14 @@ def _arguments(delta: Delta) -> list[str | bytes | int]:
         int(delta.keep_empty),
         emptied,
         MARK_MS,
-        len(delta.sets),
-        *fields,
-        *(_field(name) for name in delta.removes),
+        int(tracked),
+        len(sets),
     ]
+    for name, raw in sets.items():
+        arguments += (b"." + name.encode(), raw)
+    if removes:
+        arguments += map(_field, removes)
+    return arguments
 
 
 def _origin(key: Key, origin: Origin) -> bytes:

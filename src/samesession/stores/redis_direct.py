@@ -20,7 +20,7 @@ import hiredis
 import redis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import ConnectionError as BrokenError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as SlowError
 
 _pack = hiredis.pack_command
@@ -37,6 +37,34 @@ class _Thread:
     _parser: Any
     _sock: Any
     _armed_s = 0.0
+
+    def ask(self, command: tuple[Any, ...], timeout_s: float) -> Any:
+        """Send one command where nothing else is on its way, and return its answer or its error.
+
+        Most answers come in one piece, for which this is all there is to do.
+        """
+        parser, sock = self._parser, self._sock
+        if sock is None:
+            raise BrokenError("closed")
+        reader, buffer = parser._reader, parser._buffer
+        try:
+            if self._armed_s != timeout_s:
+                self._arm(sock, timeout_s)
+            sock.sendall(_pack(command))
+            read = sock.recv_into(buffer)
+            if not read:
+                raise BrokenError("the server closed the connection")
+            reader.feed(buffer, 0, read)
+            reply = reader.gets()
+        except BaseException as error:
+            self._give_up(error, "command")
+            raise
+        if reply is NOT_ENOUGH_DATA or isinstance(reply, hiredis.PushNotification):
+            try:
+                return self.read_response(timeout=timeout_s)
+            except ResponseError as error:
+                return error
+        return reply
 
     def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> bytes:
         """As redis-py does; names of commands are one word here."""
@@ -193,7 +221,7 @@ class Talk(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not NOT_ENOUGH_DATA:
-                if isinstance(reply, hiredis.PushNotification):
+                if type(reply) is hiredis.PushNotification:
                     if self._pushed is not None:
                         self._pushed(reply)
                 else:

@@ -113,12 +113,16 @@ class Line:
 
     def send(self, sent: Sent) -> None:
         """Queue a command for this tick's write; its future has the reply or our error."""
-        if self._breaker.allows():
-            self._queue(sent)
-        else:
+        if not self._breaker.allows():
             sent.answer.set_exception(
                 StoreUnavailableError(f"{self._called} did not answer a moment ago")
             )
+        elif self._talking is None or self._timer is None or sent.asking:
+            self._queue(sent)
+        else:  # as almost always
+            self._outbox.append(sent)
+            if self._writing is None:
+                self._writing = self._loop.call_soon(self._write)
 
     async def close(self) -> None:
         """Break off."""
@@ -244,8 +248,13 @@ class Line:
         self._breaker.succeeded()
         if self._tracker is not None:
             self._tracker.answered()
-        if not sent.answer.done():
+        answer = sent.answer
+        if answer.done():
+            return
+        if isinstance(reply, Exception):
             self._settle(sent, reply)
+        else:
+            answer.set_result(reply)
 
     def _settle(self, sent: Sent, reply: Reply) -> None:
         if not isinstance(reply, Exception):

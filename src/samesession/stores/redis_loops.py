@@ -64,9 +64,9 @@ class LoopWire:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lines: Lines | None = None
 
-    async def call(self, *command: str | bytes | int) -> Reply:
+    def call(self, *command: str | bytes | int) -> asyncio.Future[Reply]:
         """See `Wire`."""
-        return await self.here().send(command)
+        return self.here().send(command)
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
         """See `Wire`."""
@@ -143,15 +143,21 @@ class Lines:
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -REFRESH_S
         self._trouble = ""
+        # Where there is only one server: its line, once somebody has asked.
+        self._only: Line | None = None
 
     def send(
         self, command: Command, node: Node | None = None, *, durable: bool = False
     ) -> asyncio.Future[Reply]:
         """Queue a command for this tick's write; the future has its reply or our error."""
-        answer: asyncio.Future[Reply] = self._loop.create_future()
+        loop = self._loop
+        answer: asyncio.Future[Reply] = loop.create_future()
+        if self._only is not None and node is None and not durable:
+            self._only.send(Sent(command, answer, loop.time() + self._target.deadline_s))
+            return answer
         # One batch may be waited for before this one is, and each waits for a replica.
         patience_s = self._target.deadline_s + (2 * self._target.wait_s if durable else 0)
-        sent = Sent(command, answer, self._loop.time() + patience_s, durable=durable)
+        sent = Sent(command, answer, loop.time() + patience_s, durable=durable)
         if node is None:
             self._route(sent)
         else:
@@ -196,6 +202,8 @@ class Lines:
                 endings=self._endings,
                 tracker=None if self.listener is None else self.listener.tracker(),
             )
+            if not self._map.moves:
+                self._only = line
         return line
 
     def _durable_line(self, node: Node) -> DurableLine:

@@ -95,6 +95,10 @@ class TrackedServer(Server):
         self._tracker = tracker
         self._beats: deque[Callable[[], None]] = deque()
 
+    def ask(self, command: Command) -> Reply:
+        """As any exchange: news and heartbeats' answers may come first."""
+        return self.exchange([command], time.monotonic() + self._target.deadline_s)[0]
+
     def read_news(self, heartbeat: Heartbeat) -> None:
         """See `TrackedThreadWire`; somebody who waits for an answer reads the news himself."""
         connection = self._pool.borrow(0)

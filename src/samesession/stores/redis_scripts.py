@@ -5,6 +5,9 @@ A session is a hash: ``m`` what is fixed (signed-in records begin with "s", anon
 ``e`` the mark once it ended, and ``.name`` for each key of the application, so that none of theirs
 can be one of ours. Times come from the caller: Redis' clock orders nothing, its expiry only cleans.
 
+A change ends a near cache's tracking of the key, so with one a script ends with a read (EXISTS),
+which begins it anew; nobody else pays for it.
+
 What is sent with ``WAIT`` writes something even when it is a retry that changes nothing: since
 Redis 7.2 a connection that has written nothing waits for nothing.
 """
@@ -30,16 +33,12 @@ local function put(key, fields)
 end
 """
 
-# A change ends a near cache's tracking of the key; a read in the same step begins it anew.
-_TRACK = """
-redis.call('EXISTS', key)
-"""
-
 APPLIED, ENDED, ABSENT, TAKEN, LOST, UNREADABLE = 1, 2, 3, 4, 5, 6
 REFUSED, ADMITTED, ASKED = 0, 1, 2
 
 # ARGV: token, now, floor, idle until, at_least number, at_least tag, origin, absolute, keep empty,
-#       mark for an emptied record, mark ms, how many sets, field, value, …, removed fields …
+#       mark for an emptied record, mark ms, whether a near cache asks, how many sets, field, value,
+#       …, removed fields …
 COMMIT = (
     _CLEAN
     + _PUT
@@ -49,8 +48,8 @@ local token, now, floor, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), t
 local have = redis.call('HMGET', key, 'e', 'c', 't')
 local mark, commits, times = have[1], have[2], have[3]
 if mark then return {2, mark} end
-local sets = tonumber(ARGV[12])
-local first_remove = 13 + 2 * sets
+local sets = tonumber(ARGV[13])
+local first_remove = 14 + 2 * sets
 
 if not commits then
   if redis.call('EXISTS', key) == 1 then return {4} end
@@ -58,12 +57,10 @@ if not commits then
   local absolute = tonumber(ARGV[8])
   local fields = {'m', ARGV[7], 'c', struct.pack('>I4', floor + 1) .. token,
                   't', struct.pack('>I8I8I8', now, idle, absolute)}
-  for i = 13, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
+  for i = 14, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
   put(key, fields)
   clean(key, math.min(idle, absolute), now)
-"""
-    + _TRACK
-    + """
+  if ARGV[12] == '1' then redis.call('EXISTS', key) end
   return {1, fields[4], fields[6]}
 end
 
@@ -95,7 +92,7 @@ local changed = sets > 0 or first_remove <= #ARGV
 if not (touched or changed) then return {1, commits, times} end
 local fields = {}
 if changed then
-  for i = 13, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
+  for i = 14, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
   if first_remove <= #ARGV then
     for at = first_remove, #ARGV, 2000 do
       redis.call('HDEL', key, unpack(ARGV, at, math.min(at + 1999, #ARGV)))
@@ -120,9 +117,7 @@ if touched then
 end
 put(key, fields)
 if touched then clean(key, math.min(idle, absolute), now) end
-"""
-    + _TRACK
-    + """
+if ARGV[12] == '1' then redis.call('EXISTS', key) end
 return {1, commits, times}
 """
 )
@@ -257,9 +252,7 @@ for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('DEL', key)
 put(key, fields)
 clean(key, math.min(idle, absolute), tonumber(ARGV[4]))
-"""
-    + _TRACK
-    + """
+redis.call('EXISTS', key)
 return 1
 """
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
 
 from samesession.counts import Count, uncounted
 from samesession.errors import StoreUnavailableError
@@ -67,16 +68,25 @@ class ThreadWire:
         self.scattered = target.topology == "cluster"
         self._scripts = scripts
         self._map = map_of(target)
+        # The only one: nobody sends anything on.
+        self._only = None if self._map.moves else self._map.primaries()[0]
         self._servers: dict[Node, Server] = {}
         self._asking = Lock()
         self._asked_at = -REFRESH_S
 
     async def call(self, *command: str | bytes | int) -> Reply:
         """See `Wire`."""
-        if self._map.moves:
+        node = self._only
+        if node is None:
             return _one(self._run([command]))
-        (node,) = self._map.primaries()  # the only one: nobody sends anything on
-        return await self.call_at(node, *command)
+        server = self._servers.get(node) or self._server(node)
+        try:
+            reply = server.ask(command)
+        except RedisError as error:
+            raise translated(error, self._target.called(node)) from None
+        if isinstance(reply, Exception):
+            raise translated(reply, self._target.called(node))
+        return reply
 
     async def many(self, commands: Sequence[Command]) -> list[Reply]:
         """See `Wire`."""
@@ -295,6 +305,27 @@ class Server:
             raise
         self._breaker.succeeded()
         return replies
+
+    def ask(self, command: Command) -> Reply:
+        """`exchange` of one command within the deadline; short, where a connection stands."""
+        deadline_s = self._target.deadline_s
+        until = time.monotonic() + deadline_s
+        connection: Any = self._pool.borrow(until) if self._breaker.closed else None
+        if connection is None:
+            return self.exchange([command], until)[0]
+        try:
+            reply = connection.ask(command, deadline_s)
+        except BrokenError as error:
+            reply = error
+        except RedisError:
+            self._breaker.failed()
+            raise
+        finally:
+            self._pool.give_back(connection)
+        if isinstance(reply, BrokenError | NoScriptError):
+            return self.exchange([command], until)[0]
+        self._breaker.succeeded()
+        return reply
 
     def close(self) -> None:
         """Disconnect."""

@@ -7,7 +7,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from samesession.errors import StoreCorruptError
@@ -27,8 +27,8 @@ class Wire(Protocol):
     Those of one script must then have one slot.
     """
 
-    async def call(self, *command: str | bytes | int) -> Reply:
-        """Send one command and return its reply.
+    def call(self, *command: str | bytes | int) -> Awaitable[Reply]:
+        """Send one command; its reply is to be awaited at once.
 
         Raises:
             StoreUnavailableError: no answer within the deadline, or the server refused.

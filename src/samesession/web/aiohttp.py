@@ -14,12 +14,13 @@ from functools import partial
 from typing import Any, cast
 
 from aiohttp import web
-from multidict import CIMultiDict
+from aiohttp.hdrs import COOKIE
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from samesession.errors import AnsweredError, ConfigError
 from samesession.lifecycle import Lifecycle
 from samesession.record import Key
-from samesession.session import Session
+from samesession.session import Client, Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
 from samesession.web._checks import another, check_sessions
@@ -35,6 +36,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SESSIONS = web.AppKey("samesession", Sessions)
 # aiohttp 3.14 warns of keys that are text, and older ones have no other.
+_NO_VALUES: list[bytes] = []  # shared, never written
 _VISIT: Any = web.RequestKey("samesession", object) if hasattr(web, "RequestKey") else "samesession"
 
 
@@ -96,12 +98,13 @@ async def get_session(request: web.Request) -> AiohttpSession:
     Raises:
         ConfigError: the application was not set up.
     """
-    visit: _Visit | None = request.get(_VISIT)
-    if visit is None:
+    try:
+        visit: _Visit = request[_VISIT]
+    except KeyError:
         raise ConfigError(
             "this application has no sessions; write setup(app, sessions) where it is made"
-        )
-    return await visit.opened()
+        ) from None
+    return await visit.opened(request) if visit.session is None else visit.session
 
 
 async def new_session(request: web.Request) -> AiohttpSession:
@@ -127,11 +130,7 @@ def setup(app: web.Application, sessions: Sessions) -> None:
     adapter = _Adapter(sessions)
     app[SESSIONS] = sessions
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await adapter.around(request, handler)
-
-    app.middlewares.insert(0, middleware)
+    app.middlewares.insert(0, adapter.around)
     app.on_response_prepare.append(adapter.prepare)
 
     async def ready(app: web.Application) -> None:
@@ -150,21 +149,32 @@ def setup(app: web.Application, sessions: Sessions) -> None:
 class _Visit:
     """One request's session, opened once whoever asks for it."""
 
-    __slots__ = ("_adapter", "_lock", "failed", "request", "session", "socket")
+    __slots__ = ("_adapter", "_others", "committed", "failed", "session", "socket")
 
-    def __init__(self, adapter: _Adapter, request: web.Request) -> None:
+    def __init__(self, adapter: _Adapter) -> None:
         self._adapter = adapter
-        self._lock = asyncio.Lock()
+        self._others: list[asyncio.Future[None]] | None = None  # who waits while one task opens it
+        self.committed = False
         self.failed = False
-        self.request = request
         self.session: AiohttpSession | None = None
         self.socket: _Socket | None = None
 
-    async def opened(self) -> AiohttpSession:
-        if self.session is None:
-            async with self._lock:
-                if self.session is None:
-                    self.session = await self._adapter.open(self.request)
+    async def opened(self, request: web.Request) -> AiohttpSession:
+        # Not kept here: the request holds the visit, and only the collector would free a circle.
+        while self.session is None:
+            if self._others is None:
+                self._others = []
+                try:
+                    self.session = await self._adapter.open(request)
+                finally:
+                    for other in self._others:
+                        if not other.done():
+                            other.set_result(None)
+                    self._others = None
+            else:
+                other = asyncio.get_running_loop().create_future()
+                self._others.append(other)
+                await other
         return self.session
 
 
@@ -176,46 +186,50 @@ class _Adapter:
         self._sessions = sessions
         self._core: Lifecycle = sessions.loops
         self._codec = CookieCodec(sessions.cookie, sessions.carrier)
+        self._plain = self._codec.plain and not sessions.adopt
         self._old = OldCookies(
             lambda: sessions.old_loops, sessions.adopt, sessions.cookie, sessions.login_keys
         )
 
     async def open(self, request: web.Request) -> AiohttpSession:
-        values: list[bytes] = []
-        for said in request.headers.getall("Cookie", ()):
-            values += self._codec.values(said.encode("utf-8", "surrogateescape"))
+        headers, values = request.headers, _NO_VALUES
+        for said in headers.getall(COOKIE, ()):
+            found = self._codec.values(said.encode("utf-8", "surrogateescape"))
+            values = values + found if values else found
         if len(values) > 1 and len(set(values)) > 1:
             # Which of the two is meant cannot be known, and one may be planted.
             self._sessions.counts.add("ambiguous")
-            values = []
+            values = _NO_VALUES
         value, by_header = values[0] if values else None, False
+        # Not told by the request: that holds the session, and would hold it in a circle.
+        client = partial(_client, headers, request.remote)
+        if self._plain:
+            return cast("AiohttpSession", await self._core.open(value, client, AiohttpSession))
         if not self._codec.plain:
-            token = request.headers.get("Session-Token")
+            token = headers.get("Session-Token")
             header = None if token is None else token.encode("utf-8", "surrogateescape")
             value, by_header = self._codec.carried(header, value)
-        # Not told by the request: that holds the session, and would hold it in a circle.
-        agent, address = request.headers.get("User-Agent", ""), request.remote or ""
-        session = await self._core.open(value, partial(client_of, agent, address), AiohttpSession)
+        session = await self._core.open(value, client, AiohttpSession)
         session._life.by_header = by_header
-        if not self._old:
-            return cast("AiohttpSession", session)
-        cookies = request.headers.getall("Cookie", ())
-        raw = (said.encode("utf-8", "surrogateescape") for said in cookies)
+        raw = (said.encode("utf-8", "surrogateescape") for said in headers.getall(COOKIE, ()))
         return cast("AiohttpSession", await self._old.moved_in(session, raw))
 
+    @web.middleware
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if _VISIT in request:
+        visit = _Visit(self)
+        if request.setdefault(_VISIT, visit) is not visit:
             raise ConfigError(
                 "setup(app, sessions) was called for an application inside another "
                 "one that has sessions; keep the outer one"
             )
-        visit = request[_VISIT] = _Visit(self, request)
         try:
             response = await handler(request)
-            await self._commit(visit)
+            if visit.session is not None:
+                await self._commit(visit, visit.session)
         except web.HTTPException:
             try:
-                await self._commit(visit)  # an answer like any other, though it is raised
+                if visit.session is not None:
+                    await self._commit(visit, visit.session)  # an answer, though it is raised
             except AnsweredError as error:
                 return _refused(error)
             raise
@@ -226,19 +240,14 @@ class _Adapter:
                 self.sockets.leave(visit.socket)
         return response
 
-    async def _commit(self, visit: _Visit) -> None:
+    async def _commit(self, visit: _Visit, session: Session) -> None:
         """Commit, or see that nothing is left when the response has begun already."""
-        session = visit.session
-        if session is None:
-            return
         if not session._life.started:
-            await self._finish(session)
+            if not self._core.only_read(session):
+                await self._core.finish(session)
+            visit.committed = True
         elif self._core.uncommitted(session):
             await nothing_left(self._core, session)
-
-    async def _finish(self, session: Session) -> None:
-        if not self._core.only_read(session):
-            await self._core.finish(session)
 
     async def _failed(self, visit: _Visit, error: Exception) -> web.Response:
         session = visit.session
@@ -255,22 +264,29 @@ class _Adapter:
 
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Commit before the first byte, and say so in the headers."""
-        visit: _Visit | None = request.get(_VISIT)
-        session = None if visit is None else visit.session
-        if visit is None or session is None or session._life.started:
+        try:
+            visit: _Visit = request[_VISIT]
+        except KeyError:
             return
-        if not (visit.failed or isinstance(response, _Refusal)):
-            await self._finish(session)
+        session = visit.session
+        if session is None or session._life.started:
+            return
+        kind = type(response)
+        if visit.committed:
+            if self._core.uncommitted(session):  # by another one's signal
+                await self._core.finish(session)
+        elif not (visit.failed or kind is _Refusal or self._core.only_read(session)):
+            await self._core.finish(session)
         session._life.started = True
-        self._say(session, response)
-        record = session._life.record
-        if isinstance(response, web.WebSocketResponse) and record is not None:
-            visit.socket = _Socket(session, response, record.key)
-            self.sockets.enter(visit.socket)
+        if session._used:
+            self._say(session, response)
+        if kind is not web.Response and isinstance(response, web.WebSocketResponse):
+            record = session._life.record
+            if record is not None:
+                visit.socket = _Socket(session, response, record.key)
+                self.sockets.enter(visit.socket)
 
     def _say(self, session: Session, response: web.StreamResponse) -> None:
-        if not session._used:
-            return
         added = self._codec.added(response.headers, session._life)
         if added is not None:
             response.headers.extend(added)
@@ -296,6 +312,10 @@ class _Socket:
         if self._closing is None:
             closing = self._response.close(code=POLICY_VIOLATION, message=b"")
             self._closing = asyncio.ensure_future(closing)
+
+
+def _client(headers: CIMultiDictProxy[str], address: str | None) -> Client:
+    return client_of(headers.get("User-Agent", ""), address or "")
 
 
 class _Refusal(web.Response):

@@ -6,8 +6,9 @@ settings; a session's key is our token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -38,7 +39,7 @@ class SessionStore(SessionBase):
     def __init__(self, session_key: str | None = None) -> None:
         """Load nothing yet."""
         self._modified, self._disowned, self._deleted = False, None, False
-        self.client: Any = Client
+        self.client: Callable[[], Client] = Client
         self.by_header = False
         super().__init__(session_key)
 
@@ -203,7 +204,8 @@ class SessionStore(SessionBase):
 
     async def _opened(self, core: Lifecycle, *, loops: bool) -> Session:
         value = (self.session_key or "").encode("utf-8", "replace")
-        session = await core.open(value or None, self._who)
+        # Not `self`, which holds the session: only the collector would free such a circle.
+        session = await core.open(value or None, self.client)
         sessions = get_sessions()
         if sessions.adopt and value:
             header = b"%s=%s" % (sessions.cookie.name.encode(), value)
@@ -212,7 +214,7 @@ class SessionStore(SessionBase):
                 await core.note_the_move(session._life.adopted)
                 self._modified = True
         if _is_over(session):
-            session = await core.open(None, self._who)
+            session = await core.open(None, self.client)
         life = session._life
         life.login_keys = LOGIN_KEYS
         if life.failure is None and life.record is None:
@@ -221,13 +223,9 @@ class SessionStore(SessionBase):
             self._session_key = life.cookie  # a newer version than the browser has seen
         return session
 
-    def _who(self) -> Client:
-        client: Client = self.client()
-        return client
-
     async def _create(self, core: Lifecycle) -> None:
         contents = dict(self.__dict__.get("_session_cache", ()))
-        session = await core.open(None, self._who)
+        session = await core.open(None, self.client)
         session._life.login_keys = LOGIN_KEYS
         session.update(contents)
         self._session_key, self._session_cache = None, session
