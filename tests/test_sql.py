@@ -185,6 +185,21 @@ def test_ending_thousands_of_sessions_of_one_principal_takes_a_moment(
     )
 
 
+def test_who_is_signed_out_everywhere_is_so_in_every_part_of_the_table_and_where_it_was_over(
+    database: Database,
+) -> None:
+    store, ann = database.threads(deadline="10s"), f"ann-{secrets.token_hex(4)}"
+    fill(database, ann, 200)
+    keys = [record.key for record in ready(store.held_by(ann))]
+    over, keep = keys[:20], keys[20]
+    names = ", ".join(f"'{key}'" for key in over)  # a server whose clock is behind thinks otherwise
+    database.run(f"UPDATE samesession SET forget_ms = {now_ms()} WHERE id IN ({names})")
+    assert ready(store.end_all(ann, ending(Reason.REVOKED), keep=keep)) == 179
+    assert all(isinstance(ready(store.load(key)), Mark) for key in keys if key != keep)
+    assert isinstance(ready(store.load(keep)), Record)
+    ready(store.close())
+
+
 def fill(database: Database, principal: str, number: int) -> None:
     """Many records at once, as the store would have written them."""
     from samesession.record import made, merge

@@ -31,7 +31,7 @@ def remembered(number: int = 0) -> tuple[Endings, Clock, list[str]]:
     clock, counted = Clock(), list[str]()
     endings = Endings("p:s:", clock, counted.append)
     for key in range(number):
-        endings.remember(Key(str(key)), Mark(Reason.LOGOUT, 5, b"12345678"))
+        endings.remember([Key(str(key))], Mark(Reason.LOGOUT, 5, b"12345678"))
     return endings, clock, counted
 
 
@@ -64,7 +64,7 @@ def test_the_newest_endings_are_kept() -> None:
 
 def test_the_first_mark_stands() -> None:
     endings, _, _ = remembered(1)
-    endings.remember(Key("0"), Mark(Reason.REVOKED, 9, b"87654321"))
+    endings.remember([Key("0")], Mark(Reason.REVOKED, 9, b"87654321"))
     assert endings.of(Key("0")) == ending_of(5)
 
 

@@ -122,7 +122,7 @@ class RedisStore:
                 else await self._again(key, ending)
             )
         if found is not None:
-            self._endings.remember(key, found)
+            self._endings.remember([key], found)
         return found
 
     async def commit(self, delta: Delta) -> Outcome:
@@ -138,7 +138,7 @@ class RedisStore:
             arguments = _arguments(delta, tracked=self._tracked is not self._wire)
             outcome = _outcome(await self._tracked.call(*command, *arguments))
         if isinstance(outcome, Ended) and outcome.mark.token:
-            self._endings.remember(delta.key, outcome.mark)
+            self._endings.remember([delta.key], outcome.mark)
         return outcome
 
     async def repair(self, record: Record, lost_after: Commit) -> bool:
@@ -158,7 +158,7 @@ class RedisStore:
         """See `Store`."""
         command = self._endings.command(key, ending)
         mark = _standing(key, _pairs(await self._durably(command)), ending)
-        self._endings.remember(key, mark)
+        self._endings.remember([key], mark)
         return mark
 
     async def admit(
@@ -211,10 +211,13 @@ class RedisStore:
     async def end_all(self, principal: str, ending: Ending, *, keep: Key | None = None) -> int:
         """See `Store`: what stands in the index is ended even if it is only about to be made."""
         ended = 0
+        index = self._principal + principal
         listed, gone = await self._members(principal)
-        await self._displace(self._principal + principal, gone)
-        members = [key for key in listed if key != keep and key not in gone]
+        await self._displace(index, gone)
         known = {*listed, keep}
+        members = [key for key in listed if key != keep and key not in gone]
+        if self._wire.scattered:
+            members.sort(key=lambda key: slot_of(self._session + key))
         ours = Mark(ending.reason, ending.at_ms, ending.token, ending.successor)
         mark = _pack((ending.reason, ending.at_ms, ending.token, ending.successor))
         for keys in _batches(members, ENDED_AT_ONCE):
@@ -226,10 +229,9 @@ class RedisStore:
                 ended += alive
                 for raw in found:
                     ended += await self._end_successor(raw, known, ending)
-            for key in keys:
-                self._endings.remember(key, ours)
+            self._endings.remember(keys, ours)
             with suppress(StoreCorruptError):
-                await self._wire.call("ZREM", self._principal + principal, *keys)
+                await self._wire.call("ZREM", index, *keys)
         return ended
 
     async def _end_successor(
@@ -296,6 +298,8 @@ class RedisStore:
         except StoreCorruptError:  # something else lies there; the next login replaces it
             return [], set()
         there = [member for member in members if not (member[:1] in b"+!" or b">" in member)]
+        if len(there) == len(members):
+            return _names(there), set()
         return _names(there), set(_names(member[1:] for member in members if member[:1] == b"!"))
 
     async def _over(self, keys: Sequence[bytes], making: Sequence[bytes], now: int) -> list[Key]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha1
 from threading import Lock
 
@@ -54,14 +54,14 @@ class Endings:
         """How many."""
         return len(self._kept)
 
-    def remember(self, key: Key, mark: Mark) -> None:
-        """Somebody ended a record; the newest endings are kept."""
+    def remember(self, keys: Sequence[Key], mark: Mark) -> None:
+        """Somebody ended records, all with the same mark; the newest endings are kept."""
+        ending = Ending(mark.reason, mark.at_ms, mark.token, mark.successor)
         with self._lock:
-            if key in self._kept:
-                return
-            ending = Ending(mark.reason, mark.at_ms, mark.token, mark.successor)
-            self._kept[key] = (self._boot_ms(), ending)
-            if len(self._kept) > MOST:
+            entry = self._boot_ms(), ending
+            for key in keys[-MOST:]:
+                self._kept.setdefault(key, entry)
+            while len(self._kept) > MOST:
                 self._kept.popitem(last=False)
 
     def of(self, key: Key) -> Ending | None:

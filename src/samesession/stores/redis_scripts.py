@@ -147,21 +147,27 @@ return {'e', ARGV[1], 'alive', alive}
 # Returns how many were alive, and the marks of those that had ended before.
 # ARGV: mark, now, mark ms
 END_MANY = """
-local alive, found = 0, {0}
+local call, pcall = redis.call, redis.pcall
+local now, alive, found, marked = tonumber(ARGV[2]), 0, {0}, nil
 for _, key in ipairs(KEYS) do
-  local have = redis.pcall('HMGET', key, 'e', 't')
+  local have = pcall('HMGET', key, 'e', 't')
   if have['err'] then have = {false, false} end
   if have[1] then
     if have[1] ~= ARGV[1] then found[#found + 1] = have[1] end
-    redis.call('PEXPIRE', key, ARGV[3])
+    call('PEXPIRE', key, ARGV[3])
   else
     if have[2] and #have[2] == 24 then
       local seen, until_, absolute = struct.unpack('>I8I8I8', have[2])
-      if math.min(until_, absolute) > tonumber(ARGV[2]) then alive = alive + 1 end
+      if math.min(until_, absolute) > now then alive = alive + 1 end
     end
-    redis.call('DEL', key)
-    redis.call('HSET', key, 'e', ARGV[1])
-    redis.call('PEXPIRE', key, ARGV[3])
+    if marked then
+      call('COPY', marked, key, 'REPLACE') -- its expiry, too
+    else
+      call('DEL', key)
+      call('HSET', key, 'e', ARGV[1])
+      call('PEXPIRE', key, ARGV[3])
+      marked = key
+    end
   end
 end
 found[1] = alive

@@ -60,7 +60,7 @@ def _number(kind: Any) -> Any:
 class Statements:
     """The statements over a table of a given name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dialect: str = "") -> None:
         """Describe the table; nothing is sent."""
         table = self.table = Table(
             name,
@@ -117,24 +117,32 @@ class Statements:
         # Of a principal, from one key to another; the bytes of the mark are the same for all. Each
         # stays where it is as long as its session would have, which is longer than a mark must.
         owners = table.c.principal == bindparam("owner")
-        within = (owners, table.c.ended == 0, table.c.id > bindparam("after"))
-        self.last_of_page: Executable = (
-            select(table.c.id)
-            .where(owners, table.c.id > bindparam("after"))
-            .order_by(table.c.id)
-            .limit(1)
-            .offset(bindparam("most"))
+        within: tuple[Any, ...] = (
+            owners,
+            table.c.id > bindparam("after"),
+            table.c.id <= bindparam("last"),
+            table.c.id != bindparam("keep"),
         )
-        self.end_page: Update = (
+        if dialect == "sqlite":
+            # In the order of its pages, by what the index alone says: a small cache then holds each
+            # page once (100 000 rows: 0.15 s of CPU, and 0.5 in the order of the index).
+            row: Any = literal_column("rowid")
+            within = (row.in_(select(row).select_from(table).where(*within)),)
+        self.end_part: Update = (
             update(table)
             .where(
                 *within,
-                table.c.id <= bindparam("last"),
-                table.c.id != bindparam("keep"),
+                table.c.ended == 0,
                 table.c.forget_ms > bindparam("since"),
+                table.c.forget_ms <= bindparam("till"),
             )
             .values(version=following, ended=1, data=bindparam("raw"))
         )
+        more = select(table.c.id).limit(1).offset(bindparam("most"))
+        self.more_than: Executable = more.where(owners)
+        self.last_of_page: Executable = more.where(
+            owners, table.c.id > bindparam("after")
+        ).order_by(table.c.id)
         # For a quota: the principal's own row, who is about to make a record, and who has one.
         self.lock: Executable = select(table.c.id).where(mine).with_for_update()
         both = (table.c.forget_ms, table.c.data)
