@@ -194,7 +194,8 @@ def _tagged(value: Any, depth: int) -> Any:
         text = str.__str__(value)
         marked = hasattr(value, "__html__")  # text that says it is safe HTML stays so marked
         return msgspec.msgpack.Ext(_MARKUP, text.encode()) if marked else text
-    return _tagged(_base(value), depth)
+    plainer = _base(value)
+    return plainer if type(plainer) is msgspec.msgpack.Ext else _tagged(plainer, depth)
 
 
 def _dict_key(key: Any) -> Any:
@@ -213,6 +214,10 @@ def _base(value: Any) -> Any:
     for base in _BASES:
         if isinstance(value, base):
             return base(value)
+    for base in (datetime, date, timedelta, Decimal, UUID):
+        if isinstance(value, base):  # pendulum's, freezegun's
+            code, write = _TAGS[base]
+            return msgspec.msgpack.Ext(code, write(value, 0))
     raise _UnstorableError(
         f"holds a {type(value).__qualname__}, which is not plain data; "
         "store str, numbers, lists, dicts, dates or an id of it"
@@ -230,23 +235,23 @@ def _sorted(value: Any, depth: int) -> bytes:
 
 
 def _text(value: Any, _depth: int) -> bytes:
-    return str(value).encode()
+    return Decimal.__str__(value).encode()
 
 
 def _day(value: date, _depth: int) -> bytes:
-    return value.isoformat().encode()
+    return date.isoformat(value).encode()
 
 
 def _moment(value: datetime, _depth: int) -> bytes:
     offset = value.utcoffset()
     if offset and abs(offset) < _SECOND:  # Python reads what it writes of one as UTC
         raise _UnstorableError("holds a datetime less than a second off UTC; use a real zone")
-    text = value.isoformat()
+    text = datetime.isoformat(value)
     return f"{text}~".encode() if value.fold else text.encode()
 
 
 def _interval(value: timedelta, _depth: int) -> bytes:
-    return _pack([value.days, value.seconds, value.microseconds])
+    return _pack(timedelta.__reduce__(value)[1])  # a subclass may count its days otherwise
 
 
 _MARKUP = 9

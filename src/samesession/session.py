@@ -355,7 +355,11 @@ class Session(dict[str, Any]):
         if not self._used:
             self._use()
         weight = len(key) if type(key) is str and key.isascii() else _checked(key)
-        raw = encode(key, value)
+        try:
+            raw = encode(key, value)
+        except ValueNotStorableError:
+            value = self._translated(value)
+            raw = encode(key, value)
         life = self._life
         if life.room is None:
             life.room = life.size_limit - self._weight_of_saved()
@@ -572,7 +576,10 @@ class Session(dict[str, Any]):
                     continue
             elif before is not _COMMITTED:
                 before = _MISSING
-            fresh = _encode_or_keep(key, value, None if before is _MISSING else raw)
+            try:
+                fresh = _encode_or_keep(key, value, None if before is _MISSING else raw)
+            except ValueNotStorableError:
+                fresh = encode(key, self._translated(value))
             if fresh != raw:
                 _checked(key)
                 sets[key] = fresh
@@ -632,16 +639,31 @@ class Session(dict[str, Any]):
         life.followed, life.typed = None, {}
         self._written = True
 
-    def _check(self, new: Mapping[str, Any]) -> None:
+    def _translated(self, value: Any) -> Any:
+        """A value that is refused as plain data, where a framework's own sessions know how."""
+        return value
+
+    def _check(self, new: dict[str, Any]) -> None:
         for key in new:
             _checked(key)
-        sets = {key: encode(key, value) for key, value in new.items()}
+        try:
+            sets = {key: encode(key, value) for key, value in new.items()}
+        except ValueNotStorableError:
+            new.update({key: self._storable(key, value) for key, value in new.items()})
+            sets = {key: encode(key, value) for key, value in new.items()}
         life = self._life
         if life.room is None:
             life.room = life.size_limit - self._weight_of_saved()
         life.room -= _weight(sets)
         if life.room < 0:
             self._weigh(sets)
+
+    def _storable(self, key: str, value: Any) -> Any:
+        try:
+            encode(key, value)
+        except ValueNotStorableError:
+            return self._translated(value)
+        return value
 
     def _weight_of_saved(self) -> int:
         life = self._life
@@ -656,7 +678,8 @@ class Session(dict[str, Any]):
     def _weigh(self, sets: Mapping[str, bytes]) -> None:
         """Add up exactly: what was removed or replaced since counts no longer."""
         life = self._life
-        contents = {key: encode(key, value) for key, value in dict.items(self)}
+        items = dict.items(self)
+        contents = {key: encode(key, self._storable(key, value)) for key, value in items}
         size = _weight({**contents, **sets})
         life.room = life.size_limit - size
         if life.room < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,7 +21,7 @@ from flask_login import (
 from markupsafe import Markup
 
 from samesession import Cookie, Sessions
-from samesession.errors import ConfigError
+from samesession.errors import ConfigError, ValueNotStorableError
 from samesession.web.flask import init_app
 from samesession.web.wsgi import SessionMiddleware
 
@@ -92,6 +93,39 @@ def test_the_types_of_flasks_serializer_come_back(app: Flask) -> None:
     client.get("/get")
     assert found == VALUES
     assert [type(found[key]) for key in VALUES] == [type(value) for value in VALUES.values()]
+
+
+@dataclass
+class Item:
+    name: str
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def test_what_flasks_serializer_makes_plain_comes_back_plain(app: Flask) -> None:
+    @app.get("/put")
+    def put() -> str:
+        session["item"] = Item("tea")
+        session.update(items=[Item("milk")])
+        session.setdefault("later", []).append(Item("bread"))
+        return "ok"
+
+    @app.get("/get")
+    def get() -> Any:
+        return dict(session)
+
+    @app.get("/refused")
+    def refused() -> str:
+        session["item"] = object()
+        return "ok"
+
+    client = app.test_client()
+    client.get("/put")
+    found = client.get("/get").json
+    tea, milk, bread = ({"name": name, "sizes": [1, 2]} for name in ("tea", "milk", "bread"))
+    assert found == {"item": tea, "items": [milk], "later": [bread]}
+    with pytest.raises(ValueNotStorableError, match=r"'item'.*object"):
+        client.get("/refused")
+    assert client.get("/get").json == found
 
 
 def test_flashed_messages(app: Flask) -> None:

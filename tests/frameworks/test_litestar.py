@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from litestar import Controller, Litestar, MediaType, Request, asgi, delete, get, post
 from litestar.config.response_cache import ResponseCacheConfig
 from litestar.connection import ASGIConnection
 from litestar.middleware.rate_limit import RateLimitConfig
+from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.plugins.flash import FlashConfig, FlashPlugin, flash
 from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.response import Template
@@ -61,6 +65,11 @@ def test_the_page_about_sessions(sessions: Sessions) -> None:
         assert client.get("/session").json() == {"has_session": False}
 
 
+class Own:
+    def __init__(self, colour: str) -> None:
+        self.colour = colour
+
+
 @dataclass
 class Cart:
     items: list[str]
@@ -85,6 +94,65 @@ def test_set_session_with_a_class_and_the_public_id(sessions: Sessions) -> None:
         shown = client.get("/cart").json()
         assert shown["data"] == {"items": ["tea"], "total": 3}
         assert len(shown["id"]) == 32, "the handle: useless as a cookie"
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Model(pydantic.BaseModel):
+    url: pydantic.HttpUrl = pydantic.HttpUrl("http://shop/")
+    carts: list[Cart] = [Cart(["tea"], 3)]
+
+
+MODELS: dict[str, Any] = {
+    "a model": Model(),
+    "nested": {"cart": Cart(["tea"], 3), "colour": Colour.RED, "at": Path("/tmp")},
+    "an own type": {"colours": [Own("red")]},
+}
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_what_litestars_serializer_makes_plain_comes_back_plain(
+    sessions: Sessions, name: str, theirs: bool
+) -> None:
+    """Its own sessions are the second witness."""
+
+    @post("/whole", sync_to_thread=False)
+    def whole(request: Asked) -> None:
+        request.set_session(MODELS[name])
+
+    @post("/key", sync_to_thread=False)
+    def key(request: Asked) -> None:
+        request.session["key"] = MODELS[name]
+        request.session.setdefault("list", []).append(MODELS[name])
+
+    @post("/refused", sync_to_thread=False)
+    def refused(request: Asked) -> None:
+        request.session["key"] = object()
+
+    config: Any = ServerSideSessionConfig() if theirs else SessionConfig(sessions)
+    app = Litestar(
+        [whole, key, refused, show_cart],
+        middleware=[config.middleware],
+        type_encoders={Own: lambda own: own.colour},
+    )
+    with TestClient(app, raise_server_exceptions=False) as client:
+        client.post("/whole")
+        plain = client.get("/cart").json()["data"]
+        assert plain == PLAIN[name]
+        client.post("/key")
+        assert client.get("/cart").json()["data"] == {**plain, "key": plain, "list": [plain]}
+        assert client.post("/refused").status_code == 500
+        assert client.get("/cart").json()["data"] == {**plain, "key": plain, "list": [plain]}
+
+
+PLAIN = {
+    "a model": {"url": "http://shop/", "carts": [{"items": ["tea"], "total": 3}]},
+    "nested": {"cart": {"items": ["tea"], "total": 3}, "colour": "red", "at": "/tmp"},
+    "an own type": {"colours": ["red"]},
+}
 
 
 USERS = {"1": "ann"}

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from flask import Flask, Request, Response
 from flask import request as current
+from flask.json.tag import TaggedJSONSerializer
 from flask.sessions import SessionInterface, SessionMixin
 
 from samesession.errors import ConfigError, TooManySessionsError
@@ -29,6 +30,9 @@ from samesession.web.wsgi import App, SessionMiddleware
 
 LOGIN_KEYS: Final = ("_user_id", "_fresh", "_id")
 """What Flask-Login sets at a login; the first is who."""
+
+
+_TAGGED = TaggedJSONSerializer()
 
 
 class FlaskSession(Session):
@@ -49,6 +53,13 @@ class FlaskSession(Session):
     @permanent.setter
     def permanent(self, value: bool) -> None:
         self["_permanent"] = bool(value)
+
+    def _translated(self, value: Any) -> Any:
+        """As Flask's and Quart's own cookie would bring it back: a dataclass as a dict."""
+        try:
+            return _TAGGED.loads(_TAGGED.dumps(value))
+        except (TypeError, ValueError, RecursionError):
+            return value
 
 
 cast(ABCMeta, SessionMixin).register(FlaskSession)

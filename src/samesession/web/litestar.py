@@ -7,6 +7,7 @@ scope, which is taken for what it means just before the response starts.
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, cast
@@ -15,9 +16,11 @@ from uuid import UUID
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
+from litestar.exceptions import LitestarException
 from litestar.middleware import DefineMiddleware
 from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend
 from litestar.middleware.session.base import SessionMiddleware as LitestarsMiddleware
+from litestar.serialization import get_serializer
 from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Scopes, Send
 from litestar.utils.scope.state import ScopeState
 
@@ -49,6 +52,32 @@ def session_middleware(
     return SessionConfig(sessions, exclude=exclude, exclude_opt_key=exclude_opt_key).middleware
 
 
+class LitestarSession(Session):
+    """A session that takes what Litestar can turn into JSON: models, dataclasses, enums, paths."""
+
+    __slots__ = ("handler",)
+    handler: Any
+    """The route's, whose type encoders count; not the scope, which holds the session."""
+
+    def _translated(self, value: Any) -> Any:
+        """As plain data, by Litestar's serializer."""
+        handler = getattr(self, "handler", None)
+        encoders = handler.resolve_type_encoders() if handler is not None else None
+        with suppress(TypeError, ValueError, RecursionError, LitestarException):
+            return msgspec.to_builtins(
+                value, builtin_types=_KEPT, str_keys=True, enc_hook=get_serializer(encoders)
+            )
+        return value
+
+
+_KEPT = (bytes, datetime, date, timedelta, Decimal, UUID)
+"""Types that stay what they are."""
+
+
+class _Adapter(asgi.SessionMiddleware):
+    kind = LitestarSession
+
+
 class SessionBackend(BaseSessionBackend["SessionConfig"]):
     """Litestar's seam for what asks a backend; in a request the middleware loads and stores."""
 
@@ -67,7 +96,7 @@ class SessionBackend(BaseSessionBackend["SessionConfig"]):
         await self.config.sessions.finish(session)
         said = cast("dict[str, Any]", message)
         given = said["headers"]
-        outer = asgi.SessionMiddleware(cast(Any, _nobody), self.config.sessions)
+        outer = _Adapter(cast(Any, _nobody), self.config.sessions)
         given[:] = outer.headers(session, said)["headers"]  # in place: who asked holds the list
 
     async def load_from_connection(
@@ -81,7 +110,7 @@ class SessionBackend(BaseSessionBackend["SessionConfig"]):
         name = self.config.key
         cookie = f"{name}={connection.cookies[name]}" if name in connection.cookies else ""
         scope = {"headers": [(b"cookie", cookie.encode("latin-1"))]}
-        return await asgi.SessionMiddleware(cast(Any, _nobody), self.config.sessions).open(scope)
+        return await _Adapter(cast(Any, _nobody), self.config.sessions).open(scope)
 
 
 class SessionConfig(BaseBackendConfig[SessionBackend]):
@@ -132,7 +161,7 @@ class SessionMiddleware(LitestarsMiddleware[SessionBackend]):
         """
         check_once(app, SessionMiddleware)
         super().__init__(app, backend)
-        self._inner = asgi.SessionMiddleware(cast(Any, _Settling(app)), backend.config.sessions)
+        self._inner = _Adapter(cast(Any, _Settling(app)), backend.config.sessions)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request or socket; Litestar asks only for those that are not excluded."""
@@ -146,7 +175,8 @@ class _Settling:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        session = cast(Session, scope["session"])
+        session = cast("LitestarSession", scope["session"])
+        session.handler = scope.get("route_handler")
         state = ScopeState.from_scope(scope)
         state.session_id = _handle(session)
 
@@ -172,7 +202,7 @@ def _replace(session: Session, given: Any) -> None:
     if given is Empty or given is None:
         session.logout()
     else:
-        contents = _contents(given)
+        contents = _contents(session, given)
         session.clear()
         session.update(contents)
 
@@ -181,14 +211,11 @@ async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
     """What is wrapped where there is no request."""
 
 
-def _contents(given: Any) -> dict[str, Any]:
+def _contents(session: Session, given: Any) -> dict[str, Any]:
     if isinstance(given, Mapping):
         return dict(given)
-    if hasattr(given, "model_dump"):  # pydantic
-        return cast("dict[str, Any]", given.model_dump())
-    # dataclasses, msgspec's and attrs' classes; dates and bytes stay what they are
-    kept = (bytes, datetime, date, timedelta, Decimal, UUID)
-    return cast("dict[str, Any]", msgspec.to_builtins(given, builtin_types=kept))
+    data = session._translated(given)
+    return data if isinstance(data, dict) else dict(given)
 
 
 def _handle(session: Any) -> str | None:
