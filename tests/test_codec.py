@@ -25,6 +25,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from samesession import codec
 from samesession.codec import DEPTH, decode, decode_all, encode
 from samesession.errors import ValueNotStorableError
 
@@ -152,12 +153,22 @@ def test_encoding_twice_gives_the_same_bytes(value: Any) -> None:
         (type("Day", (date,), LIES)(2026, 1, 2), date(2026, 1, 2)),
         (type("Span", (timedelta,), LIES)(1, 2, 3), timedelta(1, 2, 3)),
         (type("Price", (Decimal,), LIES)("1.50"), Decimal("1.50")),
+        (type("Names", (set,), {})({"a"}), {"a"}),
         ({"id": type("Id", (UUID,), {})(int=7)}, {"id": UUID(int=7)}),
     ],
     ids=str,
 )
 def test_a_subclass_of_a_plain_type_is_stored_as_its_base(value: Any, stored: Any) -> None:
     assert same(decode(encode("key", value)), stored)
+
+
+def test_a_test_that_freezes_time_puts_its_own_datetime_in_place_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen = type("FakeDatetime", (datetime,), {})
+    monkeypatch.setattr(codec, "datetime", frozen)
+    back = decode(encode("key", frozen(2026, 1, 14, tzinfo=UTC)))
+    assert back == datetime(2026, 1, 14, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("zone", [ZoneInfo("Europe/Berlin"), ZoneInfo("America/St_Johns")])
@@ -250,6 +261,7 @@ def test_the_deepest_value_that_is_taken_also_comes_back(wrap: Callable[[Any], A
 
 
 SET_BYTES = """
+from samesession import codec
 from samesession.codec import encode
 words = {f"word {n}" for n in range(50)} | {1, 2.5, None, b"x", (1, 2), frozenset("abc")}
 print(encode("k", [words, frozenset(words), {"deep": {"x", "y", "z"}}]).hex())

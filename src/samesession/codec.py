@@ -194,7 +194,7 @@ def _tagged(value: Any, depth: int) -> Any:
         text = str.__str__(value)
         marked = hasattr(value, "__html__")  # text that says it is safe HTML stays so marked
         return msgspec.msgpack.Ext(_MARKUP, text.encode()) if marked else text
-    plainer = _base(value)
+    plainer = _base(value, depth)
     return plainer if type(plainer) is msgspec.msgpack.Ext else _tagged(plainer, depth)
 
 
@@ -209,15 +209,14 @@ def _dict_key(key: Any) -> Any:
     return key
 
 
-def _base(value: Any) -> Any:
+def _base(value: Any, depth: int) -> Any:
     """A subclass of a plain type as that type."""
     for base in _BASES:
         if isinstance(value, base):
             return base(value)
-    for base in (datetime, date, timedelta, Decimal, UUID):
-        if isinstance(value, base):  # pendulum's, freezegun's
-            code, write = _TAGS[base]
-            return msgspec.msgpack.Ext(code, write(value, 0))
+    for base, (code, write) in _TAGS.items():
+        if isinstance(value, base):  # pendulum's; freezegun's, which stand under our names, too
+            return msgspec.msgpack.Ext(code, write(value, depth))
     raise _UnstorableError(
         f"holds a {type(value).__qualname__}, which is not plain data; "
         "store str, numbers, lists, dicts, dates or an id of it"
