@@ -20,6 +20,7 @@ from samesession.web import aiohttp, asgi, wsgi
 from samesession.web import flask as our_flask
 from samesession.web import quart as our_quart
 from samesession.web.fastapi import SessionDep
+from samesession.web.litestar import current_session as current_in_litestar
 from samesession.web.litestar import session_middleware
 
 
@@ -79,7 +80,7 @@ async def over_fastapi(sessions: Sessions, use: Use) -> AsyncIterator[Ask]:
 async def over_litestar(sessions: Sessions, use: Use) -> AsyncIterator[Ask]:
     @get("/{path:path}", media_type="text/plain")
     async def index(request: Request[Any, Any, Any]) -> str:
-        return use(request.session, request.url.path)
+        return use(current_in_litestar(request), request.url.path)
 
     yield _of_asgi(Litestar([index], middleware=[session_middleware(sessions)]))
 
@@ -91,7 +92,7 @@ async def over_quart(sessions: Sessions, use: Use) -> AsyncIterator[Ask]:
 
     @app.get("/<path>")
     async def index(path: str) -> str:
-        return use(quart.session, f"/{path}")
+        return use(our_quart.current_session(), f"/{path}")
 
     yield _of_asgi(app)
 
@@ -100,14 +101,14 @@ async def over_quart(sessions: Sessions, use: Use) -> AsyncIterator[Ask]:
 async def over_flask(sessions: Sessions, use: Use) -> AsyncIterator[Ask]:
     app = flask.Flask("shop")
     our_flask.init_app(app, sessions)
-    app.add_url_rule("/<path>", view_func=lambda path: use(flask.session, f"/{path}"))
+    app.add_url_rule("/<path>", view_func=lambda path: use(our_flask.current_session(), f"/{path}"))
     yield _of_wsgi(app)
 
 
 @asynccontextmanager
 async def over_wsgi(sessions: Sessions, use: Use) -> AsyncIterator[Ask]:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        body = use(environ["samesession"], environ["PATH_INFO"])
+        body = use(wsgi.current_session(environ), environ["PATH_INFO"])
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [body.encode()]
 

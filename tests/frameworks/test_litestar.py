@@ -26,7 +26,7 @@ from litestar.types import Receive, Scope, Send
 from samesession import Cookie, Sessions
 from samesession.errors import ConfigError
 from samesession.lab.engines import Engine
-from samesession.web.litestar import SessionConfig, SharedStore, session_middleware
+from samesession.web.litestar import SessionConfig, SharedStore, current_session, session_middleware
 
 Asked = Request[Any, Any, Any]
 
@@ -172,6 +172,20 @@ class Account(Controller):
     @get("/user", sync_to_thread=False)
     def user(self, request: Asked) -> str:
         return str(request.user)
+
+
+def test_the_typed_session_holds_what_was_set(sessions: Sessions) -> None:
+    @post("/", sync_to_thread=False)
+    def index(request: Asked) -> dict[str, Any]:
+        request.set_session({"basket": ["tea"]})
+        session = current_session(request)
+        session.login("ann")
+        return {"principal": session.principal, **session}
+
+    with TestClient(Litestar([index, show_cart], middleware=[session_middleware(sessions)])) as c:
+        assert c.post("/").json() == {"principal": "ann", "basket": ["tea"]}
+        assert c.get("/cart").json()["data"] == {"basket": ["tea"]}
+        assert len(sessions.blocking.held_by("ann")) == 1
 
 
 def test_session_auth_with_a_principal_key() -> None:

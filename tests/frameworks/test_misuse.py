@@ -26,10 +26,12 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from fastapi import FastAPI, Request
 from litestar import Litestar, get
+from litestar import Request as LitestarRequest
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.testing import TestClient as LitestarClient
 from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware as StarlettesOwn
+from starlette.requests import HTTPConnection
 from starlette.routing import Mount
 
 from samesession import Cookie, Sessions
@@ -41,6 +43,7 @@ from samesession.web import flask as our_flask
 from samesession.web import quart as our_quart
 from samesession.web.fastapi import SessionDep
 from samesession.web.litestar import SessionConfig, session_middleware
+from samesession.web.litestar import current_session as current_in_litestar
 
 Mistake = Callable[[Sessions], object]
 
@@ -79,6 +82,36 @@ def fastapi_without(_sessions: Sessions) -> None:
     async def index(session: SessionDep) -> None: ...
 
     asked(app)
+
+
+def starlette_without(_sessions: Sessions) -> None:
+    asgi.current_session(HTTPConnection({"type": "http", "headers": []}))
+
+
+def litestar_without(_sessions: Sessions) -> None:
+    @get("/", sync_to_thread=False)
+    def index(request: LitestarRequest[Any, Any, Any]) -> None:
+        current_in_litestar(request)
+
+    with LitestarClient(Litestar([index], debug=True)) as client:
+        raise ConfigError(client.get("/").text)  # Litestar answers 500 with the words
+
+
+def flask_without(_sessions: Sessions) -> None:
+    with flask.Flask("shop").test_request_context():
+        our_flask.current_session()
+
+
+def quart_without(_sessions: Sessions) -> None:
+    async def visit() -> None:
+        async with quart.Quart("shop").test_request_context("/"):
+            our_quart.current_session()
+
+    asyncio.run(visit())
+
+
+def wsgi_without(_sessions: Sessions) -> None:
+    wsgi.current_session({})
 
 
 def aiohttp_without(_sessions: Sessions) -> None:
@@ -244,6 +277,11 @@ def wrong(wrap: Callable[..., object], app: Any) -> Mistake:
 
 TABLE: dict[str, tuple[Mistake, str]] = {
     "fastapi without": (fastapi_without, r"add_middleware\(SessionMiddleware"),
+    "starlette without": (starlette_without, r"add_middleware\(SessionMiddleware"),
+    "litestar without": (litestar_without, r"middleware=\[session_middleware\(sessions\)\]"),
+    "flask without": (flask_without, r"init_app\(app, sessions\)"),
+    "quart without": (quart_without, r"init_app\(app, sessions\)"),
+    "wsgi without": (wsgi_without, r"SessionMiddleware\(app, sessions\)"),
     "aiohttp without": (aiohttp_without, r"setup\(app, sessions\)"),
     "starlette twice": (starlette_twice, "twice; keep one of the two lines"),
     "starlette mounted": (starlette_mounted, "twice: for an application and for one inside it"),

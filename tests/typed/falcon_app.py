@@ -2,13 +2,13 @@
 
 import falcon
 
-from samesession import Session, Sessions
-from samesession.web.wsgi import SessionMiddleware
+from samesession import Sessions
+from samesession.web.wsgi import SessionMiddleware, current_session
 
 
 class Visits:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        session: Session = req.env["samesession"]
+        session = current_session(req.env)
         session["visits"] = session.get("visits", 0) + 1
         resp.media = session["visits"]
 

@@ -4,7 +4,7 @@ from flask import Flask, session
 
 from samesession import Sessions
 from samesession.adopt import FlaskCookie, FlaskSessionRedis
-from samesession.web.flask import init_app
+from samesession.web.flask import current_session, init_app
 
 app = Flask(__name__)
 sessions = Sessions.from_url(
@@ -19,6 +19,13 @@ def index() -> str:
     session["visits"] = session.get("visits", 0) + 1
     session.permanent = True
     return str(session["visits"])
+
+
+@app.post("/login/<name>")
+def login(name: str) -> str:
+    here = current_session()
+    here.login(name)
+    return str(here.principal)
 
 
 @app.post("/sign-out-everywhere/<name>")

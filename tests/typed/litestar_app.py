@@ -5,7 +5,7 @@ from typing import Any
 from litestar import Litestar, Request, get, post
 
 from samesession import Sessions
-from samesession.web.litestar import SharedStore, session_middleware
+from samesession.web.litestar import SharedStore, current_session, session_middleware
 
 sessions = Sessions.from_url("memory://")
 
@@ -17,13 +17,20 @@ async def index(request: Request[Any, Any, Any]) -> int:
     return visits
 
 
+@post("/login/{name:str}")
+async def login(request: Request[Any, Any, Any], name: str) -> str | None:
+    session = current_session(request)
+    session.login(name)
+    return session.principal
+
+
 @post("/logout")
 async def logout(request: Request[Any, Any, Any]) -> None:
     request.clear_session()
 
 
 app = Litestar(
-    [index, logout],
+    [index, login, logout],
     middleware=[session_middleware(sessions)],
     stores={"response_cache": SharedStore(sessions)},
     on_startup=[sessions.ready],

@@ -3,7 +3,7 @@
 from quart import Quart, session
 
 from samesession import Sessions
-from samesession.web.quart import init_app
+from samesession.web.quart import current_session, init_app
 
 app = Quart(__name__)
 sessions = Sessions.from_url("memory://")
@@ -14,3 +14,11 @@ init_app(app, sessions)
 async def index() -> str:
     session["visits"] = session.get("visits", 0) + 1
     return str(session["visits"])
+
+
+@app.post("/login/<name>")
+async def login(name: str) -> str:
+    here = current_session()
+    here.login(name)
+    await sessions.commit(here)
+    return str(here.principal)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from samesession import Session, Sessions
-from samesession.web.wsgi import SessionMiddleware
+from samesession import Sessions
+from samesession.web.wsgi import SessionMiddleware, current_session
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    session: Session = environ["samesession"]
+    session = current_session(environ)
     session["visits"] = session.get("visits", 0) + 1
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(session["visits"]).encode()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from samesession.errors import AnsweredError, ConfigError
 from samesession.session import Client, Session
@@ -224,6 +224,30 @@ class SessionMiddleware:
             await send(message)
 
         await self.app(scope, receive, sending)
+
+
+class Connection(Protocol):
+    """A request or a websocket, Starlette's or any other that knows its scope."""
+
+    @property
+    def scope(self) -> Any:
+        """The ASGI scope."""
+        ...
+
+
+def current_session(connection: Connection) -> Session:
+    """The session of a request or websocket, typed: ``request.session`` for type checkers.
+
+    Raises:
+        ConfigError: the middleware is missing.
+    """
+    session = connection.scope.get("session")
+    if not isinstance(session, Session):
+        raise ConfigError(
+            "this request has no session of samesession's; write app.add_middleware("
+            "SessionMiddleware, sessions=sessions) with SessionMiddleware from samesession.web.asgi"
+        )
+    return session
 
 
 async def _nothing() -> None:

@@ -10,24 +10,18 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from samesession.errors import ConfigError
 from samesession.session import Session
+from samesession.web.asgi import current_session
 
 
-async def current_session(connection: HTTPConnection) -> Session:
-    """Return the session of a request or websocket.
+async def session_of(connection: HTTPConnection) -> Session:
+    """The session of a request or websocket.
 
     Raises:
         ConfigError: the middleware is missing.
     """
-    session = connection.scope.get("session")
-    if not isinstance(session, Session):
-        raise ConfigError(
-            "SessionDep found no session; write app.add_middleware(SessionMiddleware, "
-            "sessions=sessions) with SessionMiddleware from samesession.web.asgi"
-        )
-    return session
+    return current_session(connection)
 
 
-SessionDep = Annotated[Session, Depends(current_session)]
+SessionDep = Annotated[Session, Depends(session_of)]
 """The session as a dependency."""

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from flask import Flask, Request, Response
 from flask import request as current
+from flask import session as proxy
 from flask.json.tag import TaggedJSONSerializer
 from flask.sessions import SessionInterface, SessionMixin
 
@@ -171,6 +172,30 @@ def check_interface(interface: object) -> None:
     """
     if not isinstance(interface, CookieAnswers):
         raise another(interface)
+
+
+def current_session() -> FlaskSession:
+    """The request's session, typed: ``flask.session`` for type checkers.
+
+    Raises:
+        ConfigError: the application has not been given the sessions.
+    """
+    return checked_session(proxy)
+
+
+def checked_session(proxied: object) -> FlaskSession:
+    """What stands behind Flask's or Quart's ``session``.
+
+    Raises:
+        ConfigError: not a session of ours.
+    """
+    session = cast(Any, proxied)._get_current_object()
+    if not isinstance(session, FlaskSession):
+        raise ConfigError(
+            "this application has no sessions of samesession's; write init_app(app, sessions) "
+            "where it is made"
+        )
+    return session
 
 
 def init_app(app: Flask, sessions: Sessions) -> None:

@@ -24,13 +24,20 @@ from litestar.serialization import get_serializer
 from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Scopes, Send
 from litestar.utils.scope.state import ScopeState
 
+from samesession.errors import ConfigError
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web import asgi
 from samesession.web._checks import check_once, check_sessions
 from samesession.web._litestar_store import SharedStore
 
-__all__ = ["SessionConfig", "SessionMiddleware", "SharedStore", "session_middleware"]
+__all__ = [
+    "SessionConfig",
+    "SessionMiddleware",
+    "SharedStore",
+    "current_session",
+    "session_middleware",
+]
 
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
@@ -69,6 +76,9 @@ class LitestarSession(Session):
             )
         return value
 
+
+_OURS = "samesession"
+"""In the scope: the session, whatever stands in its place for Litestar."""
 
 _KEPT = (bytes, datetime, date, timedelta, Decimal, UUID)
 """Types that stay what they are."""
@@ -176,6 +186,7 @@ class _Settling:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = cast("LitestarSession", scope["session"])
+        cast("dict[str, Any]", scope)[_OURS] = session
         session.handler = scope.get("route_handler")
         state = ScopeState.from_scope(scope)
         state.session_id = _handle(session)
@@ -187,6 +198,22 @@ class _Settling:
 
         await self.app(scope, receive, sending)
         _settle(scope, session)
+
+
+def current_session(connection: ASGIConnection[Any, Any, Any, Any]) -> Session:
+    """The session of a request or websocket, typed; what `set_session` has set is in it.
+
+    Raises:
+        ConfigError: the middleware is missing, or excluded for this route.
+    """
+    session = cast("dict[str, Any]", connection.scope).get(_OURS)
+    if session is None:
+        raise ConfigError(
+            "this request has no session; write middleware=[session_middleware(sessions)] with "
+            "session_middleware from samesession.web.litestar"
+        )
+    _settle(connection.scope, session)
+    return cast(Session, session)
 
 
 def _settle(scope: Scope, session: Session) -> None:

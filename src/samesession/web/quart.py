@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from quart import Quart, Response, has_request_context
 from quart import request as current
+from quart import session as proxy
 from quart.sessions import SessionInterface, SessionMixin
 from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.wrappers import Response as WerkzeugResponse
@@ -26,6 +27,7 @@ from samesession.web.flask import (
     FlaskSession,
     check_config,
     check_interface,
+    checked_session,
 )
 
 
@@ -91,6 +93,15 @@ class Interface(CookieAnswers, SessionInterface):
             ConfigError: naming the line.
         """
         check_config("Quart", dict(app.config), dict(app.default_config), self.sessions)
+
+
+def current_session() -> FlaskSession:
+    """The request's or websocket's session, typed: ``quart.session`` for type checkers.
+
+    Raises:
+        ConfigError: the application has not been given the sessions.
+    """
+    return checked_session(proxy)
 
 
 def init_app(app: Quart, sessions: Sessions) -> None:

@@ -115,6 +115,21 @@ class SessionMiddleware:
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
+def current_session(environ: Environ) -> Session:
+    """The request's session, typed: ``environ["samesession"]`` for type checkers.
+
+    Raises:
+        ConfigError: the middleware is missing.
+    """
+    session = environ.get("samesession")
+    if not isinstance(session, Session):
+        raise ConfigError(
+            "this request has no session; write app = SessionMiddleware(app, sessions) with "
+            "SessionMiddleware from samesession.web.wsgi"
+        )
+    return session
+
+
 class _Response:
     """One response: what the application said, held back until the session is committed."""
 
