@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import itsdangerous
 import pytest
+import quart
 import redis
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
 from aiohttp_session.nacl_storage import NaClCookieStorage
@@ -26,12 +28,14 @@ from samesession.adopt import (
     AiohttpFernetCookie,
     AiohttpNaClCookie,
     FlaskSessionRedis,
+    QuartSessionRedis,
     StarsessionsRedis,
 )
 from samesession.errors import ConfigError
 from samesession.lab.engines import Engine
 from samesession.lab.engines import start as start_engine
 from samesession.web._adopt import OldCookies
+from samesession.web.quart import init_app
 
 pytestmark = pytest.mark.anyio
 DATA = {"user": "ann", "basket": ["tea"]}
@@ -325,6 +329,30 @@ async def test_aiohttps_encrypted_cookies_move_in(kind: str) -> None:
         assert (await ask("/read", cookie[:-9] + cookie[-8:])).body == {}, "a letter is missing"
         gone = await ask("/logout", cookie)
         assert any(said.startswith("AIOHTTP_SESSION=;") for said in gone.cookies)
+
+
+async def test_quart_sessions_record_moves_in_with_its_types(old_engine: Engine) -> None:
+    """As quart-session 3.0.0 writes it."""
+    name = "session:09a6a00e-e213-475f-9baa-b14fbba7cc66"
+    raw = b'{"_permanent":true,"_addr":"<local>","user":"ann","basket":{" t":["tea"]}}'
+    with redis.Redis.from_url(old_engine.url) as records:
+        records.set(name, raw)
+    signed = itsdangerous.Signer("the key", salt="quart-session", key_derivation="hmac")
+    value = signed.sign(name.partition(":")[2]).decode()
+    reader = QuartSessionRedis(old_engine.url, signed_with="the key")
+    sessions = Sessions.from_url("memory://", cookie=Cookie(secure=False), adopt=[reader])
+    app = quart.Quart("new")
+    init_app(app, sessions)
+    found: dict[str, Any] = {}
+
+    @app.get("/")
+    async def index() -> str:
+        found.update(quart.session)
+        return ""
+
+    await app.test_client().get("/", headers={"Cookie": f"session={value}"})
+    assert found == {"_permanent": True, "user": "ann", "basket": ("tea",)}
+    await sessions.close()
 
 
 def test_wrong_readers_are_refused_at_the_start() -> None:

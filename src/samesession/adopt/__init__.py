@@ -25,6 +25,7 @@ from samesession.adopt.records import (
     AiohttpSessionRedis,
     FlaskSessionRedis,
     LitestarRedis,
+    QuartSessionRedis,
     StarsessionsRedis,
 )
 from samesession.errors import ConfigError
@@ -37,6 +38,7 @@ __all__ = [
     "FlaskSessionRedis",
     "LitestarRedis",
     "PickledError",
+    "QuartSessionRedis",
     "Reader",
     "Shelf",
     "StarletteCookie",

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from samesession.adopt.cookies import aiohttp_contents
-from samesession.adopt.formats import dict_from, from_json, from_msgpack, library
+from samesession.adopt.formats import dict_from, from_json, from_msgpack, library, untagged
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16,128}")
 """No colon, dot or slash: whoever invents an id shall not reach another key of that Redis."""
@@ -16,11 +16,13 @@ _HEX = re.compile(r"[0-9a-f]{16,512}")
 
 
 class FlaskSessionRedis:
-    """Flask-Session (and Quart-Session) with ``SESSION_TYPE = "redis"``.
+    """Flask-Session with ``SESSION_TYPE = "redis"``.
 
     Its msgpack and JSON are read. What versions before 0.7 wrote is a pickle: refused and counted,
     and the user signs in again.
     """
+
+    _salt = "flask-session"
 
     def __init__(
         self,
@@ -52,10 +54,8 @@ class FlaskSessionRedis:
         self._prefix = prefix
         self._signer = None
         if signed_with is not None:
-            itsdangerous = library("itsdangerous", "itsdangerous", "FlaskSessionRedis")
-            self._signer = itsdangerous.Signer(
-                signed_with, salt="flask-session", key_derivation="hmac"
-            )
+            itsdangerous = library("itsdangerous", "itsdangerous", type(self).__name__)
+            self._signer = itsdangerous.Signer(signed_with, salt=self._salt, key_derivation="hmac")
 
     def name(self, value: str) -> str | None:
         """See `StoredReader`."""
@@ -66,6 +66,18 @@ class FlaskSessionRedis:
     def contents(self, raw: bytes) -> dict[str, Any] | None:
         """See `StoredReader`."""
         return dict_from(raw, from_msgpack, from_json)
+
+
+class QuartSessionRedis(FlaskSessionRedis):
+    """Quart-Session with ``SESSION_TYPE = "redis"``: JSON with Flask's tags."""
+
+    _salt = "quart-session"
+
+    def contents(self, raw: bytes) -> dict[str, Any] | None:
+        """See `StoredReader`; the address that its SESSION_PROTECTION compared stays behind."""
+        data = dict_from(raw, lambda raw: untagged(from_json(raw)))
+        data.pop("_addr", None)
+        return data
 
 
 class StarsessionsRedis:
