@@ -27,6 +27,7 @@ def store(
     map_size: int,
     size: int = 500,
     copies: int = 3,
+    principal: str | None = None,
 ) -> list[str]:
     """Write sessions into the maps of the servers that own them; returns their keys.
 
@@ -37,11 +38,12 @@ def store(
         copies: owners of each.
         map_size: bytes, as in the URL.
         size: bytes of a session's value.
+        principal: whose they all are.
     """
     settings = [Settings(name, secrets.randbits(56)) for name in names]
     boots = {one.name: one for one in settings}
     epoch = settings[0].epoch_after(0)
-    made = [_item(epoch, size) for _ in range(sessions)]
+    made = [_item(epoch, size, principal) for _ in range(sessions)]
     for mine in settings:
         map_ = map_of(folder / "cluster" / mine.name, map_size)
         shelf = LmdbShelf(map_)
@@ -66,10 +68,11 @@ def store(
     return [item.key for item in made]
 
 
-def _item(epoch: int, size: int) -> Item:
+def _item(epoch: int, size: int, principal: str | None) -> Item:
     now = time.time_ns() // 1_000_000
     key, stamp = Key(secrets.token_hex(16)), Stamp(epoch, 1)
-    origin = Origin(now, now + HOUR_MS, None)
+    authenticated = None if principal is None else now
+    origin = Origin(now, now + HOUR_MS, principal, authenticated)
     commits = (Commit(1, secrets.token_bytes(TOKEN_BYTES)),)
     record = Record(key, origin, commits, now, now + HOUR_MS // 2, {"a": b"x" * size})
-    return Item(key, stamp, origin.absolute_ms, record, None, None, {"a": stamp})
+    return Item(key, stamp, origin.absolute_ms, record, None, principal, {"a": stamp})

@@ -42,7 +42,7 @@ def acknowledges_before_replication(settings: Settings, shelf: DictShelf) -> Rep
 def acknowledges_ends_at_once(settings: Settings, shelf: DictShelf) -> Replica:
     """An end is answered before everybody has heard of it."""
     replica = Replica(settings, shelf)
-    _swap(replica._news, "known_everywhere", lambda self, key: True)
+    _swap(replica._news, "known_everywhere", lambda self, saying: True)
     return replica
 
 
@@ -69,7 +69,9 @@ def leaves_no_mark(settings: Settings, shelf: DictShelf) -> Replica:
 
 
 class _Fenceless(Replica):
-    def _store(self, sender: str, boot: int, message: Put | Fill) -> None:
+    def _store(  # type: ignore[override]
+        self, sender: str, boot: int, message: Put | Fill, *, later: bool = False
+    ) -> None:
         """Keep whatever anybody sends who says he is an authority."""
         self._claims.learn(Fence(message.shard, message.epoch, sender, boot))
         if isinstance(message, Fill):

@@ -140,7 +140,7 @@ class Agent:
                 begun = True
                 yield
             self._outputs = None
-            for output in outputs:
+            for output in sorted(outputs, key=_haste):
                 self._do(output)
         except Exception:
             self._outputs = None
@@ -384,6 +384,11 @@ async def _answers(address: str) -> bool:
     except OSError:  # TimeoutError is one
         return False
     return True
+
+
+def _haste(output: Output) -> bool:
+    """False, so first, for what a worker or another server waits for."""
+    return not isinstance(output, replica.Said | replica.Reply)
 
 
 def _now() -> Now:

@@ -21,7 +21,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -202,7 +202,9 @@ class Claims:
         Returns:
             What the ``asker`` is to keep, if it is an owner: it goes with the answer.
         """
-        self._state.hold(shard, item, seq=item.stamp.seq)
+        # What is merged may be of an earlier write: a number must not be given twice.
+        seq = max(self._state.shard(shard).seq, item.stamp.seq)
+        self._state.hold(shard, item, seq=seq)
         carried = None
         for server in self.following(shard):
             role.sides[server].holds = True
@@ -607,7 +609,29 @@ class Claims:
         """Merge what somebody sent; the keys of which they lack something."""
         ahead = self._members.skew_of(sender)
         items = [by_our_clock(item, ahead) for item in fetched.items if sound(item)]
-        return [item.key for item in items if self.absorb(shard, role, item)]
+        new = self._take(shard, role, sender, items)
+        return [i.key for i in items if i.key not in new and self.absorb(shard, role, i)]
+
+    def _take(self, shard: int, role: Role, sender: str, items: Sequence[Item]) -> set[Key]:
+        """Keep what has no copy here, and send it to the other owners, as pages; returns it.
+
+        An empty server may have become the authority before those came who hold everything.
+        """
+        live = [i for i in items if over_at(i) > self._state.now.wall_ms]
+        ours = {i.key: i for i in live if self._state.shard_of(i.key) == shard}
+        for key in self._state.shelf.known(shard, [*ours]):
+            del ours[key]
+        if not ours:
+            return set()
+        page = {key: packed(item) for key, item in ours.items()}
+        self._state.hold_new(shard, [(ours[key], raw) for key, raw in page.items()])
+        marks = {key: raw for key, raw in page.items() if ours[key].mark is not None}
+        for server in self.following(shard):
+            lacks = marks if server == sender else page  # it may have heard of an end, and no more
+            if lacks:
+                role.sides[server].holds = True
+                self._state.tell(server, self.followers.page(server, shard, role.epoch, lacks))
+        return set(ours)
 
     def absorb(self, shard: int, role: Role, theirs: Item) -> bool:
         """Merge somebody's copy into the authority's; whether theirs lacks something."""

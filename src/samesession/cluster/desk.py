@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from samesession.cluster.claims import Claims, Role
 from samesession.cluster.copies import Item, Stamp, change_of
 from samesession.cluster.digest import sum_of
-from samesession.cluster.news import Newsroom
+from samesession.cluster.news import Newsroom, Saying
 from samesession.cluster.state import State
 from samesession.cluster.wire import (
     Admissions,
@@ -74,12 +74,16 @@ Asked = Load | CommitDelta | End | Admit | Admissions | Holders | EndMany
 
 @dataclass(slots=True)
 class _Wait:
-    """An answer that is held back until enough servers have what it says."""
+    """An answer that is held back until enough servers have what it says.
 
-    key: Key
+    Attributes:
+        everywhere: what was said to everybody, and must be known before.
+    """
+
+    keys: tuple[Key, ...]
     shard: int
     copies: int
-    everywhere: bool
+    everywhere: tuple[Saying, ...]
     answer: Callable[[bool], None]
     refuse: Callable[[], None]
     token: bytes = b""
@@ -161,7 +165,7 @@ class Desk:
             done(Loaded(None, None))
             return
         record, mark = item.record, item.mark
-        self._when_held(item.key, shard, 1, done, lambda _weak: done(Loaded(record, mark)))
+        self._when_held((item.key,), shard, 1, done, lambda _weak: done(Loaded(record, mark)))
 
     def _if_obeyed(self, shard: int, role: Role, done: Do, do: Callable[[], None]) -> None:
         """Do something unless another server has become the authority."""
@@ -214,7 +218,7 @@ class Desk:
         def answer(weak: bool) -> None:
             done(Committed.of(decided, weak=weak))
 
-        self._when_held(delta.key, shard, delta.ack, done, answer, commit=(delta.token, decided))
+        self._when_held((delta.key,), shard, delta.ack, done, answer, commit=(delta.token, decided))
 
     def _promised(self, shard: int, delta: Delta) -> Outcome | None:
         """What the same delta was answered, if that answer still waits for its copies.
@@ -222,7 +226,7 @@ class Desk:
         Asked again meanwhile, it must not hear of an end that came after it was applied.
         """
         for wait in self._waits.get(shard, ()):
-            if wait.key == delta.key and wait.token == delta.token:
+            if delta.key in wait.keys and wait.token == delta.token:
                 return wait.outcome
         return None
 
@@ -267,9 +271,15 @@ class Desk:
         mark, told = self._finish(shard, role, asked.key, asked.ending)
         if told is not None:
             self._news.say((told,))
-        everywhere = self._must_be_known(before, mark) and self._news.said(asked.key)
+        said = self._news.said(asked.key)
+        everywhere = (said,) if said is not None and self._must_be_known(before, mark) else ()
         self._when_held(
-            asked.key, shard, 1, done, lambda weak: done(Marked(mark, weak)), everywhere=everywhere
+            (asked.key,),
+            shard,
+            1,
+            done,
+            lambda weak: done(Marked(mark, weak)),
+            everywhere=everywhere,
         )
 
     @staticmethod
@@ -358,13 +368,16 @@ class Desk:
         records, keys, size = [], [], 0
         for key in self._state.shelf.held_by(asked.principal):
             shard = self._state.shard_of(key)
+            if not shards[shard >> 3] >> (shard & 7) & 1:
+                continue
             item = self._state.held(key)
-            if item is None or not shards[shard >> 3] >> (shard & 7) & 1:
+            if item is None:
                 continue
             if item.mark is not None:
                 if item.mark.successor is not None:
                     keys.append(item.mark.successor)
-                if self._news.said(key) and not self._news.known_everywhere(key):
+                said = self._news.said(key)
+                if said is not None and not self._news.known_everywhere(said):
                     keys.append(key)  # somebody may show it yet: its end is waited for
             elif asked.only_keys:
                 keys.append(key)
@@ -377,7 +390,7 @@ class Desk:
 
     def _end_many(self, shard: int, role: Role, asked: EndMany, done: Do) -> None:
         keys = [*dict.fromkeys(k for k in asked.keys if self._state.shard_of(k) == shard)]
-        marks, over, news, alive, waiting = [], list[Item](), list[Item](), 0, len(keys)
+        marks, over, news, alive = [], list[Item](), list[Item](), 0
         seq = self._state.shard(shard).seq
         for key in keys:
             before = self._state.held(key)
@@ -391,54 +404,44 @@ class Desk:
             ended = mark.token == asked.ending.token
             alive += ended and (was is None or was.ends_ms > asked.ending.at_ms)
             marks.append(Mark(mark.reason, mark.at_ms, mark.token, mark.successor))
-        if not waiting:
-            done(EndedMany((), 0))
-            return
         if over:
             self._claims.write_page(shard, role, over)
         if news or over:
             self._news.say((*news, *over))
-        refused = False
-
-        def one_less(_weak: bool) -> None:
-            nonlocal waiting
-            waiting -= 1
-            if not waiting and not refused:
-                done(EndedMany(tuple(marks), alive))
-
-        def refuse(message: Message) -> None:
-            nonlocal refused
-            if not refused:
-                refused = True
-                done(message)
-
-        for key in keys:
-            self._when_held(key, shard, 1, refuse, one_less, everywhere=self._news.said(key))
+        said = [saying for key in keys if (saying := self._news.said(key)) is not None]
+        self._when_held(
+            tuple(keys),
+            shard,
+            1,
+            done,
+            lambda _weak: done(EndedMany(tuple(marks), alive)),
+            everywhere=tuple({number: (number, readers) for number, readers in said}.values()),
+        )
 
     # -- waiting -----------------------------------------------------------------------------------
 
     def _when_held(
         self,
-        key: Key,
+        keys: tuple[Key, ...],
         shard: int,
         copies: int,
         done: Do,
         answer: Callable[[bool], None],
         *,
-        everywhere: bool = False,
+        everywhere: tuple[Saying, ...] = (),
         commit: tuple[bytes, Outcome | None] = (b"", None),
     ) -> None:
         fence = self._state.fence(shard)
-        wait = _Wait(key, shard, copies, everywhere, answer, lambda: done(NotMine(fence)), *commit)
+        wait = _Wait(keys, shard, copies, everywhere, answer, lambda: done(NotMine(fence)), *commit)
         if not self._answered(wait):
             self._waits.setdefault(shard, []).append(wait)
 
     def _answered(self, wait: _Wait) -> bool:
-        if wait.everywhere and not self._news.known_everywhere(wait.key):
+        if not all(map(self._news.known_everywhere, wait.everywhere)):
             return False
         followers = self._claims.following(wait.shard)
         owed = self._claims.followers
-        have = sum(not owed.lacks(name, wait.shard, wait.key) for name in followers)
+        have = sum(not owed.lacks(name, wait.shard, wait.keys) for name in followers)
         if have < min(wait.copies, len(followers)):
             return False
         weak = len(followers) < wait.copies

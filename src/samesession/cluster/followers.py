@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec import Raw
@@ -76,9 +76,10 @@ class Followers:
         self._owed.setdefault(server, {}).setdefault(shard, {})[key] = 0
         self._queues.setdefault(server, deque()).append((shard, key))
 
-    def lacks(self, server: str, shard: int, key: Key) -> bool:
-        """Whether a server has not said yet that it has an item as it is."""
-        return key in self._owed.get(server, {}).get(shard, ())
+    def lacks(self, server: str, shard: int, keys: Iterable[Key]) -> bool:
+        """Whether a server has not said yet that it has these items as they are."""
+        owed = self._owed.get(server, {}).get(shard)
+        return owed is not None and any(key in owed for key in keys)
 
     def behind(self, server: str, shard: int) -> int:
         """How many items of a shard a server still lacks."""

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from samesession.cluster.copies import Item
 from samesession.cluster.members import Members, Peer
@@ -26,6 +26,9 @@ AT_ONCE = 50
 
 REMEMBERED = 10_000
 """Endings whose being known everywhere is remembered."""
+
+Saying = tuple[int, Mapping[str, tuple[int, int]]]
+"""A number of our news, and who could read when it was said: boot, and until when, by name."""
 
 
 class Newsroom:
@@ -55,7 +58,7 @@ class Newsroom:
         self._claims = claims
         self._doubt = doubt
         self._kept: deque[News] = deque(maxlen=KEPT)
-        self._said: dict[Key, tuple[int, dict[str, tuple[int, int]]]] = {}
+        self._said: dict[Key, Saying] = {}
 
     # -- our own -----------------------------------------------------------------------------------
 
@@ -72,13 +75,13 @@ class Newsroom:
                 del self._said[next(iter(self._said))]
         self._state.tell_all(news)
 
-    def said(self, key: Key) -> bool:
-        """Whether this server has said in this life that a record ended."""
-        return key in self._said
+    def said(self, key: Key) -> Saying | None:
+        """When this server said, in this life and not too long ago, that a record ended."""
+        return self._said.get(key)
 
-    def known_everywhere(self, key: Key) -> bool:
-        """Whether nobody can show a record any more that this server said has ended."""
-        number, readers = self._said[key]
+    def known_everywhere(self, saying: Saying) -> bool:
+        """Whether nobody can show any more what was said to have ended."""
+        number, readers = saying
         now = self._state.now.mono_ms
         return all(
             until <= now or self._members.heard_by(name, boot, number)

@@ -29,6 +29,9 @@ from samesession.cluster.wire import (
 )
 from samesession.record import Key, Record
 
+WINDOW = 32
+"""Pages under way; more would wait at the authorities, and be asked again meanwhile."""
+
 Ask = Callable[[Asked, int, Callable[[Message | None], None]], None]
 
 
@@ -129,6 +132,7 @@ class SignOut:
         self._admitted: tuple[Key, ...] = ()
         self._alive = 0
         self._pages = 0
+        self._waiting: list[EndMany] = []
         self._over = False
 
     def begin(self) -> None:
@@ -161,9 +165,13 @@ class SignOut:
             for shard, ours in shards.items()
             for at in range(0, len(ours), PAGE)
         ]
-        self._pages += len(pages)
-        for page in pages:
-            self._ask(page, self._until_ms, self._ended)
+        self._waiting += pages
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and self._pages < WINDOW:
+            self._pages += 1
+            self._ask(self._waiting.pop(), self._until_ms, self._ended)
         if not self._pages:
             self._say(self._alive)
 

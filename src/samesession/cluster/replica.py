@@ -104,6 +104,7 @@ class Replica:
         self._desk = Desk(state, self._claims, self._news)
         self._counter = Counter(state, self._members, self._claims, self._desk)
         self._takes = self._table()
+        self._later: dict[tuple[str, int], list[int]] = {}
         self._swept_ms = 0
         self._left = False
 
@@ -126,6 +127,10 @@ class Replica:
         self._members.renew()
         state.expire()
         state.trim()
+        for (server, boot), numbers in self._later.items():
+            if (peer := self._members.peers.get(server)) is not None and peer.boot == boot:
+                state.tell(server, Ack(tuple(numbers)))
+        self._later.clear()
         self._claims.tick()
         self._desk.look()
         self._counter.tick()
@@ -316,13 +321,15 @@ class Replica:
             self._hear_of_an_end(by_our_clock(item, peer.skew_ms))
 
     def _hear_of_an_end(self, item: Item) -> None:
-        state = self._state
-        copy, shard = state.shelf.get(item.key), state.shard_of(item.key)
+        state, copy = self._state, self._state.shelf.get(item.key)
         if item.mark is None or not sound(item):
             return
+        if copy is not None and copy.item.mark is not None and copy.item.stamp == item.stamp:
+            return  # of one write: as an owner, it was told already
+        shard = state.shard_of(item.key)
         if copy is not None and copy.held:
             result = healed(copy.item, item)
-            if result is not copy.item:  # as an owner, it may have been told already
+            if result is not copy.item:
                 state.hold(shard, result)
         elif copy is None or copy.item.mark is None:
             until = min(item.until_ms, state.now.wall_ms + 2 * MARK_MS)
@@ -338,14 +345,17 @@ class Replica:
         message = frame.message
         if not isinstance(message, Committed) or message.carries is None:
             return message
+        # The third owner tells the authority soon that it has it, and nobody waits for us.
+        later = len(self._claims.owners(message.carries.shard)) > 2
         if self._settings.protocol >= CARRIES and not (
-            self._store(frame.sender, frame.boot, message.carries) and self._members.valid
+            self._store(frame.sender, frame.boot, message.carries, later=later)
+            and self._members.valid
         ):
             self._state.counts["not_carried"] += 1
             return None
         return replace(message, carries=None)
 
-    def _store(self, sender: str, boot: int, message: Put | Fill) -> bool:
+    def _store(self, sender: str, boot: int, message: Put | Fill, *, later: bool = False) -> bool:
         """Keep what an authority sent to one of its owners, and say so; whether it is kept."""
         state, shard = self._state, message.shard
         if shard >= self._settings.shards:
@@ -360,12 +370,21 @@ class Replica:
         if isinstance(message, Fill):
             if not self._keep(shard, message.items, self._members.skew_of(sender)):
                 return False
-            state.tell(sender, Ack((message.number,)))
+            self._ack(sender, boot, message.number, later=later)
             return True
-        fits = self._change(shard, message)
-        number = (message.number,)
-        state.tell(sender, Ack(number) if fits else Ack((), number))
-        return fits
+        if self._change(shard, message):
+            self._ack(sender, boot, message.number, later=later)
+            return True
+        state.tell(sender, Ack((), (message.number,)))
+        return False
+
+    def _ack(self, sender: str, boot: int, number: int, *, later: bool) -> None:
+        """Say that something is kept: now, or with the next one and at the latest at the tick."""
+        if later:
+            self._later.setdefault((sender, boot), []).append(number)
+        else:
+            late = self._later.pop((sender, boot), ())
+            self._state.tell(sender, Ack((*late, number)))
 
     def _keep(self, shard: int, items: Iterable[Raw], ahead_ms: int) -> bool:
         """Take items in; False if there was no room for all: who sent them will again."""
