@@ -376,33 +376,34 @@ def test_rubbish_on_the_agents_socket_harms_nobody(tmp_path: Path) -> None:
 
 
 def test_frames_of_a_rogue_are_refused_and_counted(
-    capfd: pytest.CaptureFixture[str], three: list[Host], figure: Figure
+    tmp_path: Path, figure: Figure, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """On loopback without TLS, where anybody of this machine may speak: nothing is believed."""
-    versions = made(three[0], 5)
-    agents = [host.agent for host in three]
-    with ports(1) as (mine,):
-        seeds = tuple(Known(host.env["SAMESESSION_LISTEN"]) for host in three)
-        rogue = Node("rogue", mine, seeds)  # type: ignore[arg-type]
-        try:
-            eventually(lambda: rogue.sees("s1", "s2", "s3"))
-            for number in range(200):
-                frame = os.urandom(number * 7)
-                rogue.transport.publish(ALL, frame)
-                rogue.transport.publish(mailbox("s1"), frame)
-                if number % 20 == 0:
-                    rogue.ask("s2", frame, within_ms=200)
-            rogue.transport.publish(ALL, b"\x94\x63\xa5rogue\x01\x91\x01")  # protocol 99
-            eventually(lambda: three[0].status()["counts"].get("malformed", 0) >= 100)
-            eventually(lambda: three[0].status()["counts"].get("wrong_protocol", 0) >= 1)
-        finally:
-            rogue.close()
-    counts = three[0].status()["counts"]
-    assert [kept(host, versions) for host in three] == [5, 5, 5]
-    assert [host.agent for host in three] == agents
-    said = [line for line in capfd.readouterr().err.splitlines() if "frames refused" in line]
-    assert 1 <= len(said) <= 3, "each agent tells of it once a minute"
-    figure(f"rogue peer: {counts['malformed']} frames refused at one server, 0 values changed")
+    with on_loopback(3, tmp_path) as three:
+        versions = made(three[0], 5)
+        agents = [host.agent for host in three]
+        with ports(1) as (mine,):
+            seeds = tuple(Known(host.env["SAMESESSION_LISTEN"]) for host in three)
+            rogue = Node("rogue", mine, seeds)  # type: ignore[arg-type]
+            try:
+                eventually(lambda: rogue.sees("s1", "s2", "s3"))
+                for number in range(200):
+                    frame = os.urandom(number * 7)
+                    rogue.transport.publish(ALL, frame)
+                    rogue.transport.publish(mailbox("s1"), frame)
+                    if number % 20 == 0:
+                        rogue.ask("s2", frame, within_ms=200)
+                rogue.transport.publish(ALL, b"\x94\x63\xa5rogue\x01\x91\x01")  # protocol 99
+                eventually(lambda: three[0].status()["counts"].get("malformed", 0) >= 100)
+                eventually(lambda: three[0].status()["counts"].get("wrong_protocol", 0) >= 1)
+            finally:
+                rogue.close()
+        counts = three[0].status()["counts"]
+        assert [kept(host, versions) for host in three] == [5, 5, 5]
+        assert [host.agent for host in three] == agents
+        said = [line for line in capfd.readouterr().err.splitlines() if "frames refused" in line]
+        assert 1 <= len(said) <= 3, "each agent tells of it once a minute"
+        figure(f"rogue peer: {counts['malformed']} frames refused at one server, 0 values changed")
 
 
 class Known:
