@@ -12,8 +12,11 @@ from hypothesis import settings
 
 # Cut cables, paused machines and wrong clocks need minutes and an idle machine: `make prove`.
 PROVE = os.environ.get("SAMESESSION_PROVE") == "1"
-LONG = ("faults", "machines", "partition")
-collect_ignore = [] if PROVE else [f"agents/test_{name}.py" for name in LONG]
+LONG = [
+    *(f"agents/test_{name}.py" for name in ("faults", "machines", "partition", "rogue")),
+    *(f"scenarios/test_{name}.py" for name in ("clocks", "restarts")),
+]
+collect_ignore = [] if PROVE else LONG
 
 # A shared machine pauses: the time of a single example says nothing about the code.
 settings.register_profile("default", deadline=None, print_blob=True)

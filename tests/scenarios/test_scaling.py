@@ -16,7 +16,7 @@ COMING, GOING = ("s4", "s5", "s6"), ("s1", "s2", "s3", "s5")
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["redis", "postgresql"] if PROVE else ["postgresql"])
+@pytest.mark.parametrize("kind", ["redis", "postgresql", "cluster"] if PROVE else ["postgresql"])
 def test_servers_come_and_go_under_load(kind: str, figure: Figure) -> None:
     with Site(PATIENT[kind]) as site:
         visitors = [Visitor(site, f"v{seed}", seed) for seed in range(VISITORS)]

@@ -103,6 +103,8 @@ class Supervisor:
     async def add(self, name: str) -> None:
         """Start one more server, and have the balancer use it."""
         self._hold(name)
+        if f"{self.plan.names[0]} in the cluster" in self.ports:
+            self._hold(f"{name} in the cluster")  # it finds the others, and they hear of it
         await self._begin(self._server(name, self._software, self._env))
         server = Server(name, self.ports[name].address)
         self.control.add(server, self.plan.balanced_by)
