@@ -21,38 +21,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
 
-from samesession.cluster.copies import Change, Item, by_our_clock, healed, packed, sound
-from samesession.cluster.digest import BUCKETS, bucket_of, sum_of
+from samesession.cluster.copies import Change, Item, packed
 from samesession.cluster.followers import Followers
+from samesession.cluster.letters import Letters
 from samesession.cluster.members import Members
 from samesession.cluster.news import Newsroom
 from samesession.cluster.placement import owners, ranking
-from samesession.cluster.shelf import over_at
+from samesession.cluster.roles import Doubt, Role, Side
 from samesession.cluster.state import State
 from samesession.cluster.wire import (
     PAGE,
-    Claim,
-    Claimed,
     ClaimOf,
     Fence,
-    Fetch,
-    Fetched,
     Fill,
     Hand,
-    Holding,
     Level,
-    Listed,
-    Listing,
-    Message,
-    Offer,
     Put,
     Release,
 )
-from samesession.record import Key
 
 OFFERS = 256
 """Shards in one claim."""
@@ -68,58 +56,6 @@ LOOK_EVERY_MS = 1000
 HAND_EVERY_MS = 500
 
 
-@dataclass(slots=True)
-class Side:
-    """What an authority knows of one server's copy of a shard."""
-
-    era: int
-    before: int
-    sure: bool
-    owners: tuple[str, ...]
-    holds: bool
-    merged: bool = False
-    level: bool = False
-
-
-@dataclass(slots=True)
-class Role:
-    """A shard that this server claims or serves.
-
-    Attributes:
-        doubted: what waits for the other owners to say that they still obey.
-        base: the latest epoch that this one follows upon.
-        waiting: who has not answered yet, or whose copies are not merged yet.
-        knew: the last known owners, and in which epoch, unless this server is sure.
-    """
-
-    epoch: int
-    base: int
-    sure: bool
-    knew: tuple[int, tuple[str, ...]]
-    waiting: set[str]
-    serving: bool = False
-    sides: dict[str, Side] = field(default_factory=dict)
-    doubted: list[_Doubt] = field(default_factory=list)
-    handed_ms: int = -1_000_000
-    claimed_ms: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Doubt:
-    """Told True once everybody answered a claim after ``since``, False if one does not obey."""
-
-    since: int
-    waiting: set[str]
-    told: Callable[[bool], None]
-
-
-@dataclass(slots=True)
-class _Asked:
-    server: str
-    offers: dict[int, Offer]
-    sent_ms: int
-
-
 class Claims:
     """The shards of one server."""
 
@@ -130,7 +66,6 @@ class Claims:
         news: Callable[[], Newsroom],
         *,
         lost: Callable[[int], None],
-        overtaken: Callable[[Item, Item], None],
     ) -> None:
         """Serve nothing.
 
@@ -139,23 +74,15 @@ class Claims:
             members: who is there.
             news: where endings and claims are told.
             lost: called when a shard is not served any more.
-            overtaken: called with an end that stands and one that it beat.
         """
         self._state = state
         self._members = members
         self._news = news
         self._lost = lost
-        self._overtaken = overtaken
         self.roles: dict[int, Role] = {}
         self.followers = Followers(state, self._epoch_of)
-        self._offers: dict[str, dict[int, None]] = {}
-        self._asked: dict[int, _Asked] = {}
-        self._awaited: dict[tuple[str, int], int] = {}
-        self._levels: dict[tuple[str, int], list[ClaimOf]] = {}
-        self._hands: dict[str, list[ClaimOf]] = {}
-        self._releases: dict[str, list[ClaimOf]] = {}
+        self.letters = Letters(state, self._epoch_of)
         self._new: list[ClaimOf] = []
-        self._number = 0
         self._look: set[int] = set()
         self.moved: set[int] = set()
         self._looked_ms = -LOOK_EVERY_MS
@@ -225,13 +152,13 @@ class Claims:
 
     def confirm(self, shard: int, role: Role, told: Callable[[bool], None]) -> None:
         """Ask the other owners whether this server still is the authority."""
-        doubt = _Doubt(self._number, set(self.following(shard)), told)
+        doubt = Doubt(self.letters.number, set(self.following(shard)), told)
         role.doubted.append(doubt)
         for name in doubt.waiting:
-            self._offer(name, shard)
-        self._confirmed(role, "")
+            self.letters.offer(name, shard)
+        self.confirmed(role, "")
 
-    def _confirmed(self, role: Role, server: str, number: int | None = None) -> None:
+    def confirmed(self, role: Role, server: str, number: int | None = None) -> None:
         """A server obeys, as it said in answer to a claim, or is there no more."""
         for doubt in [*role.doubted]:
             if number is None or number > doubt.since:
@@ -249,7 +176,7 @@ class Claims:
         if self._members.doubters:
             for name in sorted(self._members.doubters):
                 for shard in self.roles:
-                    self._offer(name, shard)
+                    self.letters.offer(name, shard)
             self._members.doubters.clear()
         if everything:
             if self._members.changed:
@@ -263,19 +190,18 @@ class Claims:
             for shard in sorted(self._look):
                 self._look.discard(shard)
                 self._look_at(shard)
-        if self._offers or self._new or self._levels or self._hands or self._releases:
-            self._flush()
+        if self._new:
+            self._tell_new()
+        self.letters.flush()
         self.followers.flush()
 
     def tick(self) -> None:
         """Ask again, and compare now and then."""
         now, settings = self._state.now.mono_ms, self._state.settings
-        for number, asked in list(self._asked.items()):
-            if now - asked.sent_ms >= 2 * settings.retry_ms:
-                self._no_longer_asked(number)
-                for shard, offer in asked.offers.items():
-                    if self._epoch_of(shard) == offer.epoch:
-                        self._offer(asked.server, shard)
+        for asked in self.letters.overdue(2 * settings.retry_ms):
+            for shard, offer in asked.offers.items():
+                if self._epoch_of(shard) == offer.epoch:
+                    self.letters.offer(asked.server, shard)
         if now - self._round_ms >= settings.round_ms:
             self._round_ms = now
             self._round()
@@ -293,13 +219,10 @@ class Claims:
             for name in [n for n in role.sides if n not in here]:
                 del role.sides[name]
                 gone.add(name)
-                self._confirmed(role, name)
+                self.confirmed(role, name)
         for name in sorted(gone):
             self.followers.forget_server(name)
-        for number in [n for n, asked in self._asked.items() if asked.server not in here]:
-            self._no_longer_asked(number)
-        for name in [n for n in self._offers if n not in here]:
-            del self._offers[name]
+        self.letters.keep_only(here)
 
     def _look_at(self, shard: int) -> None:
         role = self.roles.get(shard)
@@ -311,8 +234,8 @@ class Claims:
             if peer.boot and name not in role.sides and name not in role.waiting:
                 if not role.serving:
                     role.waiting.add(name)
-                if (name, shard) not in self._awaited:
-                    self._offer(name, shard)
+                if not self.letters.awaits(name, shard):
+                    self.letters.offer(name, shard)
         if not role.serving:
             self._serve_if_ready(shard, role)
             return
@@ -321,7 +244,7 @@ class Claims:
         side = role.sides.get(first)
         if side is not None and side.level and now - role.handed_ms >= HAND_EVERY_MS:
             role.handed_ms = now
-            self._hands.setdefault(first, []).append(ClaimOf(shard, role.epoch))
+            self.letters.hand(first, ClaimOf(shard, role.epoch))
 
     def _settle_owners(self, shard: int, role: Role) -> None:
         """Once every owner is level, let all know who they are, and the others forget."""
@@ -333,16 +256,14 @@ class Claims:
             self._state.save(shard, owners=held_by)
             for name in held_by:
                 if name != me:
-                    self._levels.setdefault((name, sides[name].era), []).append(
-                        ClaimOf(shard, role.epoch)
-                    )
+                    self.letters.level(name, sides[name].era, ClaimOf(shard, role.epoch))
         for name, side in sides.items():
             if name not in held_by and side.holds and side.merged:
                 side.holds = side.level = False
-                self._releases.setdefault(name, []).append(ClaimOf(shard, role.epoch))
-                self._offer(name, shard)  # to see that it did
+                self.letters.release(name, ClaimOf(shard, role.epoch))
+                self.letters.offer(name, shard)  # to see that it did
             elif name not in held_by and name in self._members.leaving_peers():
-                self._offer(name, shard)
+                self.letters.offer(name, shard)
 
     def _may_claim(self, shard: int) -> bool:
         state, settings = self._state.shard(shard), self._state.settings
@@ -374,7 +295,7 @@ class Claims:
         self._state.save(shard, fence=Fence(shard, epoch, settings.name, settings.boot))
         self._state.counts["claims"] += 1
         for name in others:
-            self._offer(name, shard)
+            self.letters.offer(name, shard)
         self._look.add(shard)
         if not others:
             self._serve_if_ready(shard, role)
@@ -437,9 +358,9 @@ class Claims:
             self._look.add(shard)
             self.moved.add(shard)
         else:
-            self._rival(shard, fence.epoch)
+            self.rival(shard, fence.epoch)
 
-    def _rival(self, shard: int, epoch: int) -> None:
+    def rival(self, shard: int, epoch: int) -> None:
         """Claim anew if somebody else served beside this server: what it did is to be merged."""
         role = self.roles.get(shard)
         if role is None or not role.base < epoch < role.epoch:
@@ -450,210 +371,10 @@ class Claims:
             self._lose(shard)
             self._claim(shard)
 
-    # -- comparing ---------------------------------------------------------------------------------
+    # -- levelling ---------------------------------------------------------------------------------
 
-    def claim_came(self, sender: str, boot: int, claim: Claim) -> None:
-        """Somebody claims or compares: promise, and say how this server's copies stand."""
-        holdings, fences = [], []
-        for offer in claim.offers:
-            shard = offer.shard
-            if shard >= self._state.settings.shards:
-                continue
-            known = self._state.shard(shard)
-            theirs = (known.holder, known.boot) == (sender, boot)
-            if offer.epoch < known.epoch or (offer.epoch == known.epoch and not theirs):
-                fences.append(self._state.fence(shard))
-                continue
-            self.learn(Fence(shard, offer.epoch, sender, boot))
-            sure = self._state.sure(shard)
-            sums = () if known.digest.whole == offer.whole else known.digest.sums
-            knew = () if sure else known.owners
-            holdings.append(Holding(shard, offer.epoch, known.level, sure, knew, sums))
-        self._is_an_authority(sender, boot)
-        self._state.tell(
-            sender, Claimed(claim.number, self._state.era, tuple(holdings), tuple(fences))
-        )
-
-    def _is_an_authority(self, sender: str, boot: int) -> None:
-        peer = self._members.peers.get(sender)
-        if peer is not None and peer.boot == boot and not peer.settled:
-            peer.settled = True  # its beat that says so is late
-            self._members.change()
-
-    def claimed(self, sender: str, claimed: Claimed) -> None:
-        """Somebody promised, or did not."""
-        asked = self._no_longer_asked(claimed.number)
-        if asked is None or asked.server != sender or sender not in self._members.peers:
-            return
-        for fence in claimed.fences:
-            self.learn(fence)
-        for holding in claimed.holdings:
-            role, offer = self.roles.get(holding.shard), asked.offers.get(holding.shard)
-            if role is not None and offer is not None and role.epoch == holding.epoch:
-                self._compared(sender, claimed.era, role, offer, holding)
-                if self.roles.get(holding.shard) is role:
-                    self._confirmed(role, sender, claimed.number)
-
-    def _compared(self, sender: str, era: int, role: Role, offer: Offer, holding: Holding) -> None:
-        shard = holding.shard
-        if role.serving and role.base < holding.before < role.epoch:
-            self._rival(shard, holding.before)
-            return
-        if holding.before != role.epoch:
-            role.base = max(role.base, holding.before)
-        digest = self._state.shard(shard).digest
-        before = role.sides.get(sender)
-        holds = any(holding.sums) if holding.sums else offer.whole != 0
-        side = Side(era, holding.before, holding.sure, holding.owners, holds)
-        if before is not None and before.before:
-            side.before, side.sure = max(before.before, side.before), before.sure or side.sure
-        role.sides[sender] = side
-        busy = digest.whole != offer.whole
-        if before is not None and before.level and before.era == era and busy:
-            side.level = side.merged = True  # it was level, and is written to; look another time
-            return
-        if not holding.sums and not busy:
-            self._merged(shard, role, sender, side)
-            return
-        sums = holding.sums
-        buckets = digest.differing(sums) if sums else list(range(BUCKETS))
-        if not buckets or (sums and not any(sums[n] for n in buckets)):
-            self._listed(shard, role, sender, side, buckets, Listed(era, {}))
-            return
-
-        def listed(message: Message | None) -> None:
-            if self._current(shard, role, sender, side):
-                if isinstance(message, Listed):
-                    self._listed(shard, role, sender, side, buckets, message)
-                else:
-                    self._again(shard, role, sender)
-
-        self._state.ask(sender, Listing(shard, tuple(buckets)), listed, within_ms=ASK_MS)
-
-    def _current(self, shard: int, role: Role, sender: str, side: Side) -> bool:
-        return self.roles.get(shard) is role and role.sides.get(sender) is side
-
-    def _again(self, shard: int, role: Role, sender: str) -> None:
-        role.sides.pop(sender, None)
-        if sender in self._members.peers:
-            self._offer(sender, shard)
-
-    def _listed(
-        self,
-        shard: int,
-        role: Role,
-        sender: str,
-        side: Side,
-        buckets: list[int],
-        listed: Listed,
-    ) -> None:
-        side.era = listed.era
-        keys = [*self._state.shelf.keys(shard)]
-        if len(buckets) < BUCKETS:
-            keys = [key for key in keys if bucket_of(key) in buckets]
-        if not listed.sums:  # a joiner: there is nothing to compare
-            self._pull(shard, role, sender, side, [], keys)
-            return
-        found = {key: item for key in keys if (item := self._state.held(key)) is not None}
-        mine = {key: sum_of(item) for key, item in found.items()}
-        pull = [key for key, one in listed.sums.items() if mine.get(key) != one]
-        push = [key for key, one in mine.items() if listed.sums.get(key) != one]
-        self._state.counts["repairs"] += len({*pull, *push})
-        self._pull(shard, role, sender, side, pull, push)
-
-    def _pull(
-        self,
-        shard: int,
-        role: Role,
-        sender: str,
-        side: Side,
-        pull: list[Key],
-        push: list[Key],
-    ) -> None:
-        if not pull:
-            if sender in self.owners(shard):
-                side.holds = side.holds or bool(push)
-                for key in push:
-                    self.followers.owe(sender, shard, key)
-            self._merged(shard, role, sender, side)
-            return
-        page, rest = pull[:PAGE], pull[PAGE:]
-
-        def fetched(message: Message | None) -> None:
-            if self._current(shard, role, sender, side):
-                if isinstance(message, Fetched):
-                    push.extend(self._absorb_all(shard, role, sender, message))
-                    self._pull(shard, role, sender, side, rest, push)
-                else:
-                    self._again(shard, role, sender)
-
-        self._state.ask(sender, Fetch(shard, tuple(page)), fetched, within_ms=ASK_MS)
-
-    def seek(self, shard: int, role: Role, key: Key, told: Callable[[], None]) -> None:
-        """Merge what everybody else has of one record; then, or when time is over, ``told``."""
-        waiting = {name for name in role.sides if name in self._members.peers}
-
-        def fetched(sender: str, message: Message | None) -> None:
-            if isinstance(message, Fetched) and self.serving(shard) is role:
-                self._absorb_all(shard, role, sender, message)
-            waiting.discard(sender)
-            if not waiting:
-                told()
-
-        for name in sorted(waiting):
-            self._state.ask(name, Fetch(shard, (key,)), partial(fetched, name), within_ms=ASK_MS)
-        if not waiting:
-            told()
-
-    def _absorb_all(self, shard: int, role: Role, sender: str, fetched: Fetched) -> list[Key]:
-        """Merge what somebody sent; the keys of which they lack something."""
-        ahead = self._members.skew_of(sender)
-        items = [by_our_clock(item, ahead) for item in fetched.items if sound(item)]
-        new = self._take(shard, role, sender, items)
-        return [i.key for i in items if i.key not in new and self.absorb(shard, role, i)]
-
-    def _take(self, shard: int, role: Role, sender: str, items: Sequence[Item]) -> set[Key]:
-        """Keep what has no copy here, and send it to the other owners, as pages; returns it.
-
-        An empty server may have become the authority before those came who hold everything.
-        """
-        live = [i for i in items if over_at(i) > self._state.now.wall_ms]
-        ours = {i.key: i for i in live if self._state.shard_of(i.key) == shard}
-        for key in self._state.shelf.known(shard, [*ours]):
-            del ours[key]
-        if not ours:
-            return set()
-        page = {key: packed(item) for key, item in ours.items()}
-        self._state.hold_new(shard, [(ours[key], raw) for key, raw in page.items()])
-        marks = {key: raw for key, raw in page.items() if ours[key].mark is not None}
-        for server in self.following(shard):
-            lacks = marks if server == sender else page  # it may have heard of an end, and no more
-            if lacks:
-                role.sides[server].holds = True
-                self._state.tell(server, self.followers.page(server, shard, role.epoch, lacks))
-        return set(ours)
-
-    def absorb(self, shard: int, role: Role, theirs: Item) -> bool:
-        """Merge somebody's copy into the authority's; whether theirs lacks something."""
-        mine = self._state.held(theirs.key)
-        if self._state.shard_of(theirs.key) != shard:
-            return False
-        if mine is None:
-            if over_at(theirs) > self._state.now.wall_ms:
-                self.write(shard, role, theirs)
-            return False
-        result = healed(mine, theirs)
-        if mine.mark is not None and theirs.mark is not None:
-            self._overtaken(result, theirs if result is mine else mine)
-        copy = self._state.shelf.get(mine.key)
-        if result is not mine or (copy is not None and not copy.held):
-            self._state.counts["healed"] += 1
-            self.write(shard, role, result)
-        if result.mark is not None and mine.mark is None:
-            self._news().say((result,))
-        return sum_of(result) != sum_of(theirs)
-
-    def _merged(self, shard: int, role: Role, sender: str, side: Side) -> None:
+    def merged(self, shard: int, role: Role, sender: str, side: Side) -> None:
+        """What a server had is with this one's, and what it lacks is owed to it."""
         side.merged = True
         role.waiting.discard(sender)
         self._serve_if_ready(shard, role)
@@ -671,7 +392,7 @@ class Claims:
             return
         if server in self.owners(shard) and not self.followers.behind(server, shard):
             side.level = side.holds = True
-            self._levels.setdefault((server, side.era), []).append(ClaimOf(shard, role.epoch))
+            self.letters.level(server, side.era, ClaimOf(shard, role.epoch))
 
     def levelled(self, sender: str, boot: int, level: Level) -> None:
         """This server lacks nothing of these shards."""
@@ -712,51 +433,15 @@ class Claims:
             held_by = self.owners(shard)
             for name, side in role.sides.items():
                 if everybody or side.holds or name in held_by:
-                    self._offer(name, shard)
-
-    def _offer(self, name: str, shard: int) -> None:
-        self._offers.setdefault(name, {})[shard] = None
+                    self.letters.offer(name, shard)
 
     def _epoch_of(self, shard: int) -> int | None:
         role = self.roles.get(shard)
         return None if role is None else role.epoch
 
-    def _flush(self) -> None:
-        for name, released in self._releases.items():
-            self._state.tell(name, Release(tuple(released)))
-        self._releases.clear()
-        for name, shards in self._offers.items():
-            chosen = [s for s in shards if s in self.roles]
-            for at in range(0, len(chosen), OFFERS):
-                self._send_claim(name, chosen[at : at + OFFERS])
-        self._offers.clear()
-        if self._new:
-            lately = self._state.lately_ended({claim.shard for claim in self._new})
-            for at in range(0, len(lately), PAGE):
-                self._news().say(tuple(lately[at : at + PAGE]))
-            self._news().say((), tuple(self._new))
-            self._new = []
-        for (name, era), claims in self._levels.items():
-            self._state.tell(name, Level(era, tuple(claims)))
-        self._levels.clear()
-        for name, claims in self._hands.items():
-            self._state.tell(name, Hand(tuple(claims)))
-        self._hands.clear()
-
-    def _no_longer_asked(self, number: int) -> _Asked | None:
-        asked = self._asked.pop(number, None)
-        if asked is not None:
-            for shard in asked.offers:
-                if self._awaited.get((asked.server, shard)) == number:
-                    del self._awaited[asked.server, shard]
-        return asked
-
-    def _send_claim(self, name: str, shards: list[int]) -> None:
-        self._number += 1
-        offers = {
-            shard: Offer(shard, self.roles[shard].epoch, self._state.shard(shard).digest.whole)
-            for shard in shards
-        }
-        self._asked[self._number] = _Asked(name, offers, self._state.now.mono_ms)
-        self._awaited |= dict.fromkeys([(name, shard) for shard in shards], self._number)
-        self._state.tell(name, Claim(self._number, tuple(offers.values())))
+    def _tell_new(self) -> None:
+        lately = self._state.lately_ended({claim.shard for claim in self._new})
+        for at in range(0, len(lately), PAGE):
+            self._news().say(tuple(lately[at : at + PAGE]))
+        self._news().say((), tuple(self._new))
+        self._new = []

@@ -22,10 +22,12 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from samesession.cluster.claims import Claims, Role
+from samesession.cluster.claims import Claims
+from samesession.cluster.comparing import Comparing
 from samesession.cluster.copies import Item, Stamp, change_of
 from samesession.cluster.digest import sum_of
 from samesession.cluster.news import Newsroom, Saying
+from samesession.cluster.roles import Role
 from samesession.cluster.state import State
 from samesession.cluster.wire import (
     Admissions,
@@ -93,10 +95,11 @@ class _Wait:
 class Desk:
     """The authority's side of every request."""
 
-    def __init__(self, state: State, claims: Claims, news: Newsroom) -> None:
+    def __init__(self, state: State, claims: Claims, comparing: Comparing, news: Newsroom) -> None:
         """Decide for the shards that ``claims`` serves."""
         self._state = state
         self._claims = claims
+        self._comparing = comparing
         self._news = news
         self._waits: dict[int, list[_Wait]] = {}
         self._admitted: dict[str, dict[Key, int]] = {}
@@ -266,7 +269,7 @@ class Desk:
                     done(NotMine(self._state.fence(shard)))
 
             self._state.counts["sought"] += 1
-            self._claims.seek(shard, role, asked.key, go_on)
+            self._comparing.seek(shard, role, asked.key, go_on)
             return
         mark, told = self._finish(shard, role, asked.key, asked.ending)
         if told is not None:

@@ -5,7 +5,8 @@ input returns is done after the transaction is committed, in that order. The par
 own rules at its head:
 
     members     who is there, and the lease           claims      who is a shard's authority
-    news        what everybody must hear              followers   what the other owners lack
+    comparing   what others hold of a shard           followers   what the other owners lack
+    news        what everybody must hear              letters     what claims tell the others
     desk        what an authority decides             counter     what workers ask
 
 Frames that cannot be read, or are nothing that a peer says that way, are counted and dropped.
@@ -21,6 +22,7 @@ from msgspec.structs import replace
 
 from samesession.cluster import report
 from samesession.cluster.claims import Claims
+from samesession.cluster.comparing import Comparing
 from samesession.cluster.copies import Item, by_our_clock, changed, healed, packed, sound, unpacked
 from samesession.cluster.counter import Counter
 from samesession.cluster.desk import Desk
@@ -95,13 +97,14 @@ class Replica:
         self._settings = settings
         self._state = state = State(settings, shelf)
         self._members = Members(state, self._doubt)
-        self._claims = Claims(
-            state, self._members, lambda: self._news, lost=self._lost, overtaken=self._overtaken
+        self._claims = Claims(state, self._members, lambda: self._news, lost=self._lost)
+        self._comparing = Comparing(
+            state, self._members, self._claims, lambda: self._news, self._overtaken
         )
         self._news = Newsroom(
             state, self._members, read=self._read, claims=self._claims.standing, doubt=self._doubt
         )
-        self._desk = Desk(state, self._claims, self._news)
+        self._desk = Desk(state, self._claims, self._comparing, self._news)
         self._counter = Counter(state, self._members, self._claims, self._desk)
         self._takes = self._table()
         self._later: dict[tuple[str, int], list[int]] = {}
@@ -260,14 +263,14 @@ class Replica:
 
     def _table(self) -> dict[type, Callable[[str, int, Any], object]]:
         """What is done with what peers publish."""
-        claims, news = self._claims, self._news
+        claims, comparing, news = self._claims, self._comparing, self._news
         return {
             Beat: self._beat,
             News: self._news_came,
             Heard: self._heard_ours,
             Missed: lambda sender, _, missed: news.missed(sender, missed),
-            Claim: claims.claim_came,
-            Claimed: lambda sender, _, claimed: claims.claimed(sender, claimed),
+            Claim: comparing.claim_came,
+            Claimed: lambda sender, _, claimed: comparing.claimed(sender, claimed),
             Put: self._store,
             Fill: self._store,
             Ack: self._acked,
