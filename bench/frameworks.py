@@ -33,16 +33,20 @@ MOST = 0.5  # issue 5: added CPU at most half the peer's, everywhere
 
 PACKAGES = (
     *("samesession", "msgspec", "redis", "hiredis", "flask", "flask-session", "django", "litestar"),
-    *("aiohttp", "aiohttp-session", "fastapi", "starsessions", "gunicorn", "uvicorn", "uvloop"),
+    *("aiohttp", "aiohttp-session", "fastapi", "starsessions", "quart", "quart-session", "beaker"),
+    *("gunicorn", "uvicorn", "uvloop"),
 )
 
 LEGEND = f"""\
 R reads one key, W changes one, M is 9 R to 1 W; the session has 8 keys, 575 bytes as JSON.
 In each framework the same small application runs without a session, with the session layer that
 its users usually take for Redis, and with samesession on the same Redis, without and with its near
-cache, all with their defaults (but `Secure`: we run over plain http). Flask and Django run under
-gunicorn (one worker, 4 threads), Litestar and FastAPI under uvicorn, aiohttp under its own server;
-the last three on uvloop.
+cache, all with their defaults (but `Secure`: we run over plain http). Flask, Django and plain WSGI
+run under gunicorn (one worker, 4 threads), Litestar, FastAPI and Quart under uvicorn, aiohttp under
+its own server; the last four on uvloop. Quart's own session is the whole session in a signed cookie
+and so no peer on Redis; Quart-Session is the layer for it that the package index has. WSGI has no
+session of its own; Beaker is the middleware for it that is still released, and writes the time of
+the last access on each read.
 Each server is alone on one core; load generator (one process) and Redis share the other.
 CPU is the serving process's own (all its threads, counted by the scheduler) divided by requests;
 *adds* is that minus the same application without a session. Short slices of baseline and contestant
@@ -89,6 +93,8 @@ FRAMEWORKS = (
     _framework("Litestar", "uvicorn", "ServerSideSessionConfig, RedisStore", "on_litestar"),
     _framework("aiohttp", "aiohttp", "aiohttp-session RedisStorage", "on_aiohttp"),
     _framework("FastAPI", "uvicorn", "starsessions RedisStore", "on_fastapi"),
+    _framework("Quart", "uvicorn", "Quart-Session", "on_quart"),
+    _framework("WSGI", "gunicorn", "Beaker, ext:redis", "on_wsgi"),
 )
 BY_NAME = {framework.name.lower(): framework for framework in FRAMEWORKS}
 
