@@ -109,6 +109,8 @@ class ScriptedFeed:
     def here(self) -> Copies:
         return self.copies
 
+    at_hand = here
+
     def keep_up(self, copies: Copies) -> None:
         assert copies is self.copies
         self.kept_up += 1

@@ -44,6 +44,7 @@ class Hasty:
 
     def __init__(self, feed: Feed) -> None:
         self.here = feed.here
+        self.at_hand = feed.at_hand
         self.keep_up = feed.keep_up
         self.pauses = 0
 

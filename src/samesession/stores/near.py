@@ -60,8 +60,12 @@ class Feed(Protocol):
     there; whatever else it does may take another one.
     """
 
-    def here(self) -> Copies:
+    def at_hand(self) -> Copies:
         """The copies of the connection that a command sent now would use."""
+        ...
+
+    def here(self) -> Copies:
+        """The same, when everything is read that has arrived."""
         ...
 
     def keep_up(self, copies: Copies) -> None:
@@ -163,7 +167,7 @@ class NearCache:
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`; the answer is enough to put the copy right."""
-        copies = self._feed.here()
+        copies = self._feed.at_hand()
         outcome = await self._commit(copies, delta)
         if isinstance(outcome, Lost) and delta.at_least is not None:
             repaired = await self._repaired(copies, delta.key, outcome.commits, delta.at_least)
@@ -193,8 +197,8 @@ class NearCache:
             copies.over(errand)
 
     def _settled(self, copies: Copies, errand: Errand, delta: Delta, outcome: Outcome) -> Outcome:
-        copies.wrote(delta.key)
         if isinstance(outcome, Lost):
+            copies.wrote(delta.key)
             return outcome  # the copy may be what repairs it
         record = _known(copies.kept(delta.key), delta, outcome)
         if record is None:
@@ -206,7 +210,7 @@ class NearCache:
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`; answered when no copy of a signed-in record can be served any more."""
-        copies = self._feed.here()
+        copies = self._feed.at_hand()
         known = copies.kept(key)
         try:
             mark = await self._store.end(key, ending)
@@ -232,7 +236,7 @@ class NearCache:
         gone = await self._store.admit(principal, key, until_ms, replaces=replaces, quota=quota)
         if gone:
             for displaced in gone:
-                self._feed.here().changed(displaced)
+                self._feed.at_hand().changed(displaced)
             await self._feed.pause(HOLD_MS)
         return gone
 

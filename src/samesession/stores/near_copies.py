@@ -175,6 +175,8 @@ class Copies:
     def keep(self, errand: Errand, record: Record) -> None:
         """Keep what an errand brought, unless something was heard of its key meanwhile."""
         with self._lock:
+            if errand.writes:
+                self._outdate(errand.key)
             if errand.clean and self.listening:
                 self._put(Copy(record, errand.era))
             elif errand.writes:
@@ -183,8 +185,7 @@ class Copies:
     def wrote(self, key: Key) -> None:
         """This process committed: loads that are on their way may be older."""
         with self._lock:
-            for errand in self._errands.get(key, ()):
-                errand.clean = errand.clean and errand.writes
+            self._outdate(key)
 
     def doubt(self, key: Key) -> None:
         """Nobody knows what became of a commit: ask before the copy is served again."""
@@ -193,6 +194,10 @@ class Copies:
             if copy is not None:
                 copy.era = -1
             self._spoil((key,))
+
+    def _outdate(self, key: Key) -> None:
+        for errand in self._errands.get(key, ()):
+            errand.clean = errand.clean and errand.writes
 
     def _spoil(self, keys: Iterable[Key]) -> None:
         for key in keys:

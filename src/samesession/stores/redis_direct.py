@@ -10,6 +10,7 @@ own protocol.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -117,6 +118,10 @@ class _Thread:
             return told if push_request else self.read_response(timeout=timeout)
         return reply
 
+    def arrived(self) -> bool:
+        """Whether something can be read at once."""
+        return bool(self.can_read(timeout=0))  # type: ignore[attr-defined]
+
     def _give_up(self, error: BaseException, what: str) -> None:
         """Close the socket, for its next answer would be somebody else's; say why in our words."""
         self.disconnect()  # type: ignore[attr-defined]
@@ -147,12 +152,19 @@ class _KernelTimeout(_Thread):
     """The kernel keeps the time-out, so no call polls first; TLS cannot, since it reads ahead."""
 
     socket_timeout: float
+    _poll: select.poll
 
     def _connect(self) -> Any:
         sock = super()._connect()
         sock.settimeout(None)
         self._arm(sock, self.socket_timeout)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         return sock
+
+    def arrived(self) -> bool:
+        """See above; the kernel is asked once."""
+        return self._parser._reader.has_data() or bool(self._poll.poll(0))
 
     def _set_timeout(self, sock: Any, timeout_s: float) -> None:
         value = _timeval(int(timeout_s), int(timeout_s % 1 * 1e6) or 1)

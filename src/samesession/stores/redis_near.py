@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from samesession.counts import Count, uncounted
 from samesession.record import Key
@@ -90,10 +91,12 @@ class LoopFeed:
         self._wire = wire
 
     def here(self) -> Copies:
-        """See `Feed`."""
+        """See `Feed`; whoever listens on the loop has read everything."""
         told = self._wire.here().listener
-        assert isinstance(told, Told)
+        assert type(told) is Told
         return told.copies
+
+    at_hand = here
 
     def keep_up(self, copies: Copies) -> None:
         """See `Feed`."""
@@ -126,19 +129,27 @@ class ThreadFeed:
         """Follow a wire whose connection is tracked."""
         self._wire = wire
 
+    def at_hand(self) -> Copies:
+        """See `Feed`."""
+        told = self._wire.listener()
+        assert type(told) is Told
+        return told.copies
+
     def here(self) -> Copies:
         """See `Feed`."""
         told = self._wire.listener()
-        assert isinstance(told, Told)
-        self._wire.read_news(lambda connection: self._beat(told, connection))
-        return told.copies
+        assert type(told) is Told
+        copies = told.copies
+        due = copies.used and copies.listening and boot_ms() >= copies.heard_ms + BEAT_MS
+        self._wire.read_news(partial(self._beat, told) if due else None)
+        return copies
 
     def _beat(self, told: Told, connection: object) -> Callable[[], None] | None:
         """What to do with the answer of a heartbeat, if one is due on a connection."""
         copies, now = told.copies, boot_ms()
         if told.speaker is not connection or not (copies.used and copies.listening):
             return None
-        if now < copies.heard_ms + BEAT_MS:
+        if now < copies.heard_ms + BEAT_MS:  # it was among what has just been read
             return None
         era = copies.era
         copies.used = False

@@ -1,8 +1,8 @@
 """One connection to Redis or Valkey for all threads of a process, which hears of changes.
 
 There is no thread that listens: whoever is about to use a copy first reads what has arrived, unless
-another thread is reading just then. Commands take turns; at 0.2 ms each that is 5 000 a second,
-and what a near cache answers itself sends none.
+another thread is reading just then. Threads do not wait for each other to send: answers come in the
+order of the commands, and one of those who wait reads for all.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
+from typing import Any, Protocol
 
+from samesession.errors import StoreUnavailableError
 from samesession.stores.redis_client import (
     PUSHED,
+    BrokenError,
     RedisError,
     ResponseError,
+    SlowError,
     ThreadConnection,
+    thread_connection,
     track_thread,
     translated,
 )
@@ -55,8 +60,8 @@ class TrackedThreadWire(ThreadWire):
                     self._begin()
         return self._listener
 
-    def read_news(self, heartbeat: Heartbeat) -> None:
-        """Read what has arrived, without waiting, and send a heartbeat when one is due."""
+    def read_news(self, heartbeat: Heartbeat | None) -> None:
+        """Read what has arrived, without waiting, and send a heartbeat if one is given."""
         for server in tuple(self._servers.values()):
             assert isinstance(server, TrackedServer)
             server.read_news(heartbeat)
@@ -77,6 +82,103 @@ class TrackedThreadWire(ThreadWire):
         )
 
 
+class Due(Protocol):
+    """Whoever an answer is due to."""
+
+    def settle(self, reply: Reply) -> None:
+        """Here it is."""
+        ...
+
+    def wake(self) -> None:
+        """Look again: the connection broke, or nobody reads any more."""
+        ...
+
+
+class Beat:
+    """A heartbeat: nobody waits for its answer."""
+
+    def __init__(self, talk: Talk, answered: Callable[[], None]) -> None:
+        """Call ``answered`` then."""
+        self._talk = talk
+        self._answered = answered
+        talk.beats = True
+
+    def settle(self, reply: Reply) -> None:
+        """See `Due`."""
+        self._talk.beats = False
+        if not isinstance(reply, Exception):
+            self._answered()
+
+    def wake(self) -> None:
+        """See `Due`."""
+
+
+class Asked:
+    """Commands of one thread, which waits until the last is answered."""
+
+    def __init__(self, number: int, told: Callable[[], None]) -> None:
+        """Wait for so many answers; ``told`` hears of each."""
+        self.replies: list[Reply] = []
+        self.answered = False
+        self.turn = Lock()  # released: look again
+        self.turn.acquire()
+        self._number = number
+        self._told = told
+
+    def settle(self, reply: Reply) -> None:
+        """See `Due`."""
+        self._told()
+        self.replies.append(reply)
+        if len(self.replies) == self._number:
+            self.answered = True
+            self.wake()
+
+    def wake(self) -> None:
+        """See `Due`."""
+        try:  # noqa: SIM105  (for every command: suppress() costs more than the rest)
+            self.turn.release()
+        except RuntimeError:  # it was already
+            pass
+
+
+class Talk:
+    """A connection while it stands, and who waits for an answer on it.
+
+    Attributes:
+        reading: held by the thread that reads for all.
+        over: why it stands no more.
+        beats: whether a heartbeat is on its way.
+    """
+
+    def __init__(self, connection: ThreadConnection) -> None:
+        """Take it over, connected."""
+        self.connection: Any = connection
+        self.due: deque[Due] = deque()
+        self.reading = Lock()
+        self.over: Exception | None = None
+        self.beats = False
+
+    def read_one(self, within_s: float) -> None:
+        """Read the next answer or message, and hand it out."""
+        try:
+            reply = self.connection.read_response(timeout=within_s, push_request=True)
+        except ResponseError as error:
+            reply = error
+        if reply is not PUSHED:
+            if not self.due:
+                raise BrokenError("an answer that nobody asked for")
+            self.due.popleft().settle(reply)
+
+    def stop_reading(self) -> None:
+        """Let somebody else read, if somebody waits: he was there before this looks."""
+        self.reading.release()
+        if self.due:
+            for due in tuple(self.due):
+                due.wake()
+                if type(due) is Asked:
+                    break
+
+
 class TrackedServer(Server):
     """One server and the one connection to it: answers come in order, and between them the news."""
 
@@ -93,82 +195,120 @@ class TrackedServer(Server):
         """Connect at the first exchange."""
         super().__init__(node, target, scripts, only_primary=only_primary, endings=endings)
         self._tracker = tracker
-        self._beats: deque[Callable[[], None]] = deque()
+        self._sending = Lock()
+        self._ending = Lock()
+        self._talk: Talk | None = None
 
     def ask(self, command: Command) -> Reply:
-        """As any exchange: news and heartbeats' answers may come first."""
+        """As any exchange."""
         return self.exchange([command], time.monotonic() + self._target.deadline_s)[0]
 
-    def read_news(self, heartbeat: Heartbeat) -> None:
+    def read_news(self, heartbeat: Heartbeat | None) -> None:
         """See `TrackedThreadWire`; somebody who waits for an answer reads the news himself."""
-        connection = self._pool.borrow(0)
-        if connection is None:
+        talk = self._talk
+        if talk is None or talk.over is not None:
             return
-        try:
-            if not connection.is_connected:
-                return
-            while connection.can_read(timeout=0):
-                self._heard(_read(connection, self._target.deadline_s))
-            answered = None if self._beats else heartbeat(self._tracker)
-            if answered is not None:
-                connection.send_command("PING", check_health=False)
-                self._beats.append(answered)
-        except (RedisError, OSError):
-            self._let_go(connection)
-        finally:
-            self._pool.give_back(connection)
+        if talk.reading.acquire(blocking=False):
+            try:
+                while talk.connection.arrived():
+                    talk.read_one(self._target.deadline_s)
+            except (RedisError, OSError) as error:
+                self._end(talk, error)
+            finally:
+                talk.stop_reading()
+        if heartbeat is not None and not talk.beats:
+            self._beat(talk, heartbeat)
 
     def close(self) -> None:
-        """Disconnect."""
-        super().close()
-        self._beats.clear()
-        self._tracker.lost()
+        """Disconnect; whoever waits connects anew."""
+        if self._talk is not None:
+            self._end(self._talk, BrokenError("closed"))
 
-    def _connect(self, connection: ThreadConnection, until: float) -> None:
-        self._beats.clear()
-        super()._connect(connection, until)
+    def _beat(self, talk: Talk, heartbeat: Heartbeat) -> None:
+        """Send a heartbeat when one is due, unless somebody is sending just now."""
+        if not self._sending.acquire(blocking=False):
+            return
         try:
-            track_thread(connection, self._tracker.changed)
-        except ResponseError as error:  # then it is never told anything, and trusts no copy
-            translated(error, self._called)
-        else:
-            self._tracker.listening()
+            answered = None if talk.over is not None else heartbeat(self._tracker)
+            if answered is not None:
+                talk.due.append(Beat(talk, answered))
+                talk.connection.send_command("PING", check_health=False)
+        except (RedisError, OSError) as error:
+            self._end(talk, error)
+        finally:
+            self._sending.release()
 
-    def _exchange_on(
-        self, connection: ThreadConnection, commands: Sequence[Command], until: float
+    def _once(
+        self, commands: Sequence[Command], until: float, *, durable: bool, afresh: bool = False
     ) -> list[Reply]:
+        assert not durable  # that is another wire's business
+        asked = Asked(len(commands), self._tracker.answered)
+        sending = self._sending
+        if not (sending.acquire(False) or sending.acquire(timeout=_left_s(until))):
+            raise StoreUnavailableError(
+                f"{self._called} took no commands for {self._target.deadline_s:g} s"
+            )
         try:
-            return super()._exchange_on(connection, commands, until)
-        except BaseException:
-            self._let_go(connection)
+            talk = self._talk
+            if talk is None or talk.over is not None:
+                talk = self._connected(until)
+            try:
+                packed = talk.connection.pack_commands(commands)
+                talk.due.extend([asked] * len(commands))
+                talk.connection.send_packed_command(packed, check_health=False)
+            except BaseException as error:
+                self._end(talk, error)
+                raise
+        finally:
+            sending.release()
+        self._wait(talk, asked, until)
+        return asked.replies
+
+    def _wait(self, talk: Talk, asked: Asked, until: float) -> None:
+        try:
+            while not asked.answered:
+                if talk.over is not None:
+                    raise BrokenError(f"the connection broke: {talk.over}")
+                if talk.reading.acquire(blocking=False):
+                    try:
+                        while not asked.answered:
+                            talk.read_one(_left_s(until))
+                    finally:
+                        talk.stop_reading()
+                elif not asked.turn.acquire(timeout=_left_s(until)):
+                    raise SlowError("time-out at a read")
+        except BaseException as error:
+            self._end(talk, error)
             raise
 
-    def _read(self, connection: ThreadConnection, until: float) -> Reply:
-        while True:
-            reply = _read(connection, max(until - time.monotonic(), 0.001))
-            if not self._heard(reply):
-                self._tracker.answered()
-                return reply
+    def _connected(self, until: float) -> Talk:
+        """Connect, and listen; nobody else reads yet."""
+        connection = thread_connection(self._target, self._node)
+        try:
+            self._connect(connection, until)
+            try:
+                track_thread(connection, self._tracker.changed)
+            except ResponseError as error:  # then it is never told anything, and trusts no copy
+                translated(error, self._called)
+            else:
+                self._tracker.listening()
+        except BaseException:
+            connection.disconnect()
+            raise
+        self._talk = talk = Talk(connection)
+        return talk
 
-    def _heard(self, reply: Reply) -> bool:
-        """Whether it was news, or the answer to a heartbeat; those were sent before."""
-        if reply is PUSHED:
-            return True
-        if not self._beats:
-            return False
-        answered = self._beats.popleft()
-        if not isinstance(reply, Exception):
-            answered()
-        return True
-
-    def _let_go(self, connection: ThreadConnection) -> None:
-        self._beats.clear()
-        connection.disconnect()
-        self._tracker.lost()
+    def _end(self, talk: Talk, error: BaseException) -> None:
+        """Break off; whoever waits for an answer sends once more, on another connection."""
+        with self._ending:
+            if talk.over is None:
+                # In this order: the next connection's tracker is this one, and must not be lost.
+                self._tracker.lost()
+                talk.over = error if isinstance(error, Exception) else BrokenError("given up")
+        talk.connection.disconnect()
+        for due in tuple(talk.due):
+            due.wake()
 
 
-def _read(connection: ThreadConnection, within_s: float) -> Reply:
-    try:
-        return connection.read_response(timeout=within_s, push_request=True)
-    except ResponseError as error:
-        return error
+def _left_s(until: float) -> float:
+    return max(until - time.monotonic(), 0.001)
