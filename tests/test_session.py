@@ -283,7 +283,7 @@ def test_what_is_committed_makes_the_stored_record_what_the_session_is(
     start: dict[str, Any], steps: list[tuple[str, str, Any]]
 ) -> None:
     session = loaded(**start)
-    stored = dict(session._life.saved)
+    stored = dict(session._saved)
 
     def commit() -> None:
         changes = session.changes()

@@ -66,7 +66,7 @@ def test_what_was_handed_out_may_be_changed_at_any_time_and_is_committed(
 ) -> None:
     """Whoever was given a list can change it later, before and after any commit."""
     session = loaded(**start)
-    stored = dict(session._life.saved)
+    stored = dict(session._saved)
     held: list[Any] = []
 
     def commit() -> None:

@@ -7,7 +7,7 @@ pickle, and an unknown tag is an unreadable value, not an import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -29,17 +29,20 @@ ATOMS = frozenset(
 _BASES: tuple[type[Any], ...] = (int, float, tuple, dict, list)
 _PLAIN = frozenset({str, float, bool, type(None), bytes})
 _STR = frozenset({str})
-_LEAVES = _PLAIN | {int}
-_NESTING = _LEAVES | {list, dict}
+LEAVES = _PLAIN | {int}
+"""Atoms that msgpack has itself: decoding their bytes gives nothing but the same values again."""
+
+_NESTING = LEAVES | {list, dict}
 _KEYS = frozenset({str, int, float, bool, type(None), bytes})
 _SECOND = timedelta(seconds=1)
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
+_TOO_GREAT = "holds an int beyond 64 bits; store it as str or Decimal"
 # A container's header in msgpack; the same bytes inside text only make `decode` look closer.
 _HEADERS = bytes(
     int(0x80 <= byte <= 0x9F or 0xC7 <= byte <= 0xC9 or 0xD4 <= byte <= 0xDF) for byte in range(256)
 )
 
-_pack = msgspec.msgpack.Encoder().encode
+pack = msgspec.msgpack.Encoder().encode
 
 
 class _UnstorableError(Exception):
@@ -60,16 +63,18 @@ def encode(key: str, value: Any) -> bytes:
     """
     kind = type(value)
     try:
-        if kind in _PLAIN or (kind is int and _INT_MIN <= value <= _INT_MAX):
-            return _pack(value)
+        if kind in LEAVES:
+            return pack(value)
         if kind is dict or kind is list:
             raw = _packed_if_plain(value)
             if raw is not None:
                 return raw
-        return _pack(_tagged(value, DEPTH))
+        return pack(_tagged(value, DEPTH))
     except _UnstorableError as error:
         raise ValueNotStorableError(f"session[{key!r}] {error}") from None
-    except (ValueError, OverflowError, TypeError, msgspec.MsgspecError) as error:
+    except OverflowError:
+        raise ValueNotStorableError(f"session[{key!r}] {_TOO_GREAT}") from None
+    except (ValueError, TypeError, msgspec.MsgspecError) as error:
         raise ValueNotStorableError(f"session[{key!r}] cannot be stored: {error}") from None
 
 
@@ -106,19 +111,9 @@ def decode_all(values: Mapping[str, bytes]) -> dict[str, Any]:
     return contents
 
 
-def reads_back(values: Iterable[Any]) -> bool:
-    """Whether decoding the bytes of these atoms gives nothing but the same values again."""
-    return _LEAVES.issuperset(map(type, values))
-
-
-def joined(raws: Sequence[bytes]) -> bytes:
-    """Several encoded values as one list, for `split` and `are_still`."""
-    return _pack(list(map(msgspec.Raw, raws)))
-
-
-def split(raw: bytes) -> list[Any]:
-    """Decode values that were `joined`, each of which `decode_all` has read before."""
-    return _unpack_list(raw)
+def joined(raws: Mapping[str, bytes]) -> bytes:
+    """Several encoded values as one, for `split`."""
+    return pack(dict(zip(raws, map(msgspec.Raw, raws.values()), strict=True)))
 
 
 def is_still(value: Any, raw: bytes) -> bool:
@@ -127,15 +122,7 @@ def is_still(value: Any, raw: bytes) -> bool:
     Equal bytes alone would miss a list that became a tuple, equal values alone a 1 that became 1.0.
     """
     try:
-        return _pack(value) == raw and bool(_unpack(raw) == value)
-    except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
-        return False
-
-
-def are_still(values: Sequence[Any], raw: bytes) -> bool:
-    """The same for values that were `split` and given to nobody: equal bytes are enough."""
-    try:
-        return _pack(values) == raw
+        return pack(value) == raw and bool(_unpack(raw) == value)
     except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
         return False
 
@@ -148,7 +135,7 @@ def _may_be_deep(raw: bytes) -> bool:
 def _packed_if_plain(value: Any) -> bytes | None:
     """Encode a list or dict if msgpack has every type in it: a third of the price of a walk."""
     try:
-        raw = _pack(value)  # first, because it gives up on a cycle at once
+        raw = pack(value)  # first, because it gives up on a cycle at once
     except Exception:  # noqa: BLE001  (whatever it is, the walk finds words for it)
         return None
     level = [value]
@@ -161,7 +148,7 @@ def _packed_if_plain(value: Any) -> bytes | None:
                     return None
                 items = container.values()
             kinds = set(map(type, items))
-            if not kinds <= _LEAVES:
+            if not kinds <= LEAVES:
                 if not kinds <= _NESTING:
                     return None
                 below += [item for item in items if type(item) is dict or type(item) is list]
@@ -178,7 +165,7 @@ def _tagged(value: Any, depth: int) -> Any:
         return value
     if kind is int:
         if not _INT_MIN <= value <= _INT_MAX:
-            raise _UnstorableError("holds an int beyond 64 bits; store it as str or Decimal")
+            raise _UnstorableError(_TOO_GREAT)
         return value
     if depth == 0:
         raise _UnstorableError(f"nests deeper than {DEPTH} containers; flatten it")
@@ -224,13 +211,13 @@ def _base(value: Any, depth: int) -> Any:
 
 
 def _sequence(value: Any, depth: int) -> bytes:
-    return _pack([_tagged(item, depth - 1) for item in value])
+    return pack([_tagged(item, depth - 1) for item in value])
 
 
 def _sorted(value: Any, depth: int) -> bytes:
     # A set's order differs from process to process; its bytes must not.
     items = [_tagged(item, depth - 1) for item in value]
-    return _pack(sorted(items, key=_pack))
+    return pack(sorted(items, key=pack))
 
 
 def _text(value: Any, _depth: int) -> bytes:
@@ -250,7 +237,7 @@ def _moment(value: datetime, _depth: int) -> bytes:
 
 
 def _interval(value: timedelta, _depth: int) -> bytes:
-    return _pack(timedelta.__reduce__(value)[1])  # a subclass may count its days otherwise
+    return pack(timedelta.__reduce__(value)[1])  # a subclass may count its days otherwise
 
 
 _MARKUP = 9
@@ -292,6 +279,10 @@ def _read_extension(code: int, data: memoryview) -> Any:
 _unpack = msgspec.msgpack.Decoder(ext_hook=_read_extension).decode
 _unpack_list: Callable[[bytes], list[Any]]
 _unpack_list = msgspec.msgpack.Decoder(list, ext_hook=_read_extension).decode
+
+split: Callable[[bytes], dict[str, Any]]
+split = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_read_extension).decode
+"""Decode values that were `joined`, each of which `decode_all` has read before."""
 
 _READERS: dict[int, Callable[[bytes], Any]] = {
     1: lambda data: tuple(_unpack_list(data)),

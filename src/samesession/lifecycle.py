@@ -7,10 +7,11 @@ no event loop: they are passed in, so a test can run every interleaving of two r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -30,6 +31,7 @@ from samesession.errors import (
 from samesession.record import (
     BEYOND,
     MARK_MS,
+    TAG_BYTES,
     TOKEN_BYTES,
     Absent,
     Applied,
@@ -48,10 +50,19 @@ from samesession.record import (
     alone,
     made,
 )
-from samesession.session import Adopted, Changes, Client, Done, Life, Session, builds_on
+from samesession.session import (
+    Adopted,
+    Changes,
+    Client,
+    Done,
+    Life,
+    Session,
+    builds_on,
+    known_of,
+)
 from samesession.settings import Limits, Quota
 from samesession.store import Store, end_with_successors
-from samesession.token import ID_BYTES, Refusal, Signer, Token, id_from, key_of
+from samesession.token import ID_BYTES, Signer, Token, id_from, key_of
 
 TOUCH_FRACTION = 20
 """One write an idle/20; costs 5 % of idle precision (DESIGN S10)."""
@@ -126,15 +137,12 @@ class Lifecycle:
     ) -> Session:
         """See `Sessions.open`; ``kind`` is how a framework calls it."""
         now = self._clock()
-        life = Life(now, self._size_limit, client)
-        life.core = self
+        life = Life(now, self._size_limit, client, self, self._login_keys)
         _request.set(life)
-        if self._login_keys:
-            life.login_keys = self._login_keys
         if value is None:
             return kind(life)
         token = self._signer.loads(value, now_ms=now)
-        if isinstance(token, Refusal):
+        if not isinstance(token, Token):
             self._counts.add(token.value)
             return kind(life)
         life.token, seen = token, token.version
@@ -148,10 +156,13 @@ class Lifecycle:
             self._counts.add("corrupt")
         else:
             if isinstance(found, Record):
-                # A record that was decoded before was weighed before.
-                if (found.__dict__ or self._is_ours(found)) and self._is_live(found, now):
-                    life.record = found
-                    newest = found.commits[-1]
+                # A record that was decoded before was looked at before.
+                if not (found.__dict__ or self._is_ours(found)):
+                    pass
+                elif found.idle_until_ms <= now or found.origin.absolute_ms <= now:
+                    self._counts.add("lapsed")
+                else:
+                    life.record, newest = found, found.commits[-1]
                     if newest.number != seen.number or not newest.token.startswith(seen.tag):
                         self._note_difference(life, seen, found)
             elif isinstance(found, Mark) and now - found.at_ms < MARK_MS:
@@ -159,10 +170,7 @@ class Lifecycle:
                 life.quiet = True
             else:  # unknown, or a mark that has done its time and is not swept yet
                 self._counts.add("absent")
-        session = kind(life)
-        if len(life.base) != len(life.saved):
-            self._counts.add("corrupt", len(life.saved) - len(life.base))
-        return session
+        return kind(life)
 
     def fresh(self, session: Session) -> Awaitable[None]:
         """See `Session.fresh`."""
@@ -210,9 +218,13 @@ class Lifecycle:
         return True
 
     def _is_ours(self, found: Record) -> bool:
-        if sum(map(len, found.values.values())) > OVERSIZE * self._size_limit:
+        values = found.values
+        if sum(map(len, values.values())) > OVERSIZE * self._size_limit:
             self._counts.add("corrupt")
             return False
+        unreadable = len(values) - len(known_of(found).contents)
+        if unreadable:
+            self._counts.add("corrupt", unreadable)
         return True
 
     def _note_difference(self, life: Life, seen: Version, found: Record) -> None:
@@ -225,8 +237,13 @@ class Lifecycle:
 
     # -- commit ----------------------------------------------------------------------------------
 
-    async def finish(self, session: Session, *, failed: bool = False) -> None:
+    def finish(self, session: Session, *, failed: bool = False) -> Coroutine[Any, Any, None]:
         """See `Sessions.finish`."""
+        life = session._life
+        odd = failed or life.failure or life.told or life.adopted or life.catches_up
+        return self.commit(session) if not odd and session._used else self._finish(session, failed)
+
+    async def _finish(self, session: Session, failed: bool) -> None:
         life = session._life
         if failed:
             if life.leaving is Reason.LOGOUT:
@@ -245,7 +262,7 @@ class Lifecycle:
                 if not told:
                     raise
                 # Said once: the error page that follows is sent, and nothing is kept.
-                await self.finish(session, failed=True)
+                await self._finish(session, failed=True)
             if life.adopted is not None:
                 await self.note_the_move(life.adopted)
             if life.catches_up and life.cookie:  # a logout deletes it whoever went on
@@ -276,7 +293,9 @@ class Lifecycle:
         record = life.record
         if record is None or life.leaving is not None or life.catches_up:
             return False
-        if self._touch(record, life.arrived_ms):
+        if record.idle_until_ms <= life.arrived_ms + self._fresh_ms and self._touch(
+            record, life.arrived_ms
+        ):
             return False
         return session.unchanged()
 
@@ -318,13 +337,16 @@ class Lifecycle:
 
     async def _change(self, session: Session, life: Life, record: Record) -> None:
         now = self._clock()
-        changes, idle_until = session.take(), self._touch(record, now)
+        changes, idle_until = session.take(), 0
+        if record.idle_until_ms <= now + self._fresh_ms:
+            idle_until = self._touch(record, now)
         sets, removes = changes.sets, changes.removes
         if not (sets or removes):
             if not idle_until:
                 return
         elif idle_until:
             idle_until = min(now + self._tools.limits.idle_ms, record.origin.absolute_ms)
+        newest = record.commits[-1]
         delta = Delta(
             key=record.key,
             token=self._tools.random(TOKEN_BYTES),
@@ -332,7 +354,7 @@ class Lifecycle:
             idle_until_ms=idle_until,
             sets=sets,
             removes=removes,
-            at_least=record.commits[-1].version,
+            at_least=Version(newest.number, newest.token[:TAG_BYTES]),
             floor=life.seen,
             keep_empty=life.keep_empty or record.origin.principal is not None,
         )
@@ -340,28 +362,30 @@ class Lifecycle:
             outcome = await self.store.commit(delta)
         except StoreCorruptError:
             outcome = self._unreadable()
-        if isinstance(outcome, Lost):
-            # Between our load and this commit the store went back; what is there is gone on with.
-            self._counts.add("lost")
-            outcome = await self._commit(replace(delta, at_least=None))
         if not isinstance(outcome, Applied):
-            self._refused(session, life, delta, changes, outcome)
-            return
+            if isinstance(outcome, Lost):
+                # Between our load and this commit the store went back; what is there is gone on
+                # with.
+                self._counts.add("lost")
+                outcome = await self._commit(replace(delta, at_least=None))
+            if not isinstance(outcome, Applied):
+                self._refused(session, life, delta, changes, outcome)
+                return
         if not (sets or removes):
             self._counts.add("touched")
             life.record = after(record, delta, outcome)
             return
         self._counts.add("committed")
-        known = outcome.record
+        stored = outcome.record
         if not alone(record, delta, outcome):
             # What others wrote meanwhile is not in this request's session.
             self._counts.add("merged")
-            known = after(record, delta, outcome)
-        elif known is None:
-            known = after(record, delta, outcome)
+            stored = after(record, delta, outcome)
+        elif stored is None:
+            stored = after(record, delta, outcome)
         else:
-            builds_on(known, record, changes)
-        self._keep(session, life, changes, known)
+            builds_on(stored, record, changes)
+        self._keep(session, life, changes, stored)
 
     def _refused(
         self, session: Session, life: Life, delta: Delta, changes: Changes, outcome: Outcome
@@ -383,7 +407,9 @@ class Lifecycle:
             raise self._not_saved()
 
     def _keep(self, session: Session, life: Life, changes: Changes, record: Record) -> None:
-        life.record, life.catches_up = record, False
+        life.record = record
+        if life.catches_up:
+            life.catches_up = False
         life.seen = max(life.seen, record.commits[-1].number)
         session.saw(changes, record.values)
         if not life.started:
@@ -521,7 +547,7 @@ class Lifecycle:
         now = self._clock()
         login = reason is Reason.LOGIN
         origin = self._origin(life, now) if login else old.origin
-        kept = life.saved if life.carries else {}
+        kept = session._saved if life.carries else {}
         values = {k: v for k, v in kept.items() if k not in changes.removes}
         values.update(changes.sets)
         try:
@@ -670,8 +696,10 @@ class Lifecycle:
     def _cookie(self, life: Life, record: Record) -> str:
         token, newest = life.token, record.commits[-1]
         assert token is not None
-        # A proven loss: the cookie keeps the number it has seen.
-        version = newest.version if newest.number >= life.seen else token.version
+        if newest.number < life.seen:  # a proven loss: the cookie keeps the number it has seen
+            version = token.version
+        else:
+            version = Version(newest.number, newest.token[:TAG_BYTES])
         return self._signer.dumps(Token(token.id, version, record.origin.absolute_ms, record.key))
 
 

@@ -113,7 +113,8 @@ class Record(Struct, frozen=True, array_like=True, dict=True):
     @property
     def version(self) -> Version:
         """The newest commit's version."""
-        return self.commits[-1].version
+        newest = self.commits[-1]
+        return Version(newest.number, newest.token[:TAG_BYTES])
 
     @property
     def ends_ms(self) -> int:
@@ -239,12 +240,12 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
     Returns:
         The outcome, and what to write in the same atomic step (None: nothing).
     """
-    if isinstance(stored, Mark):
-        return Ended(stored), None
-    if stored is None:
+    if not isinstance(stored, Record):
+        if stored is not None:
+            return Ended(stored), None
         return (Absent(), None) if delta.origin is None else _create(delta, delta.origin)
     newest, seen, lost = stored.commits[-1], delta.at_least, False
-    if seen is None or newest.number != seen.number or newest.token[:TAG_BYTES] != seen.tag:
+    if seen is None or newest.number != seen.number or not newest.token.startswith(seen.tag):
         # Most deltas are built on the newest commit: then they were not applied before.
         if delta.token in [commit.token for commit in stored.commits]:
             return _applied(stored), None
@@ -261,11 +262,7 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
 def alone(record: Record, delta: Delta, applied: Applied) -> bool:
     """Whether nobody else committed between the sender's snapshot and this change of a key."""
     commits = applied.commits
-    return (
-        len(commits) > 1
-        and commits[-1].token == delta.token
-        and commits[-2].token == record.commits[-1].token
-    )
+    return commits[-2:-1] == record.commits[-1:] and commits[-1].token == delta.token
 
 
 def after(record: Record, delta: Delta, applied: Applied) -> Record:
@@ -308,8 +305,8 @@ def _update(stored: Record, delta: Delta) -> tuple[Outcome, Record | Mark | None
         if not (values or delta.keep_empty or stored.origin.principal is not None):
             mark = Mark(Reason.EMPTIED, delta.now_ms, delta.token)
             return Ended(mark), mark
-        number = max(commits[-1].number, delta.floor) + 1
-        commits = (*commits[1 - COMMITS_KEPT :], Commit(number, delta.token))
+        newest = Commit(max(commits[-1].number, delta.floor) + 1, delta.token)
+        commits = (*commits[1 - COMMITS_KEPT :], newest)
     elif delta.idle_until_ms <= idle_until_ms:
         return _applied(stored), None
     if delta.idle_until_ms > idle_until_ms:

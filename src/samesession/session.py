@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from msgspec import Struct
@@ -17,13 +18,13 @@ from msgspec import Struct
 from samesession import typed
 from samesession.codec import (
     ATOMS,
-    are_still,
+    LEAVES,
     decode,
     decode_all,
     encode,
     is_still,
     joined,
-    reads_back,
+    pack,
     split,
 )
 from samesession.errors import (
@@ -41,8 +42,9 @@ PRINCIPAL_BYTES = 256
 _MISSING = object()
 _COMMITTED = object()  # stands for a value that a commit has replaced; only its bytes are known
 _NOTHING: dict[str, Any] = {}  # shared, never written
+_NO_INSTANCES: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
 _ANEW = object()  # stands for a value that can change in place: each session decodes its own
-_DECODED = "decoded"  # where a record's `__dict__` keeps its contents
+_KNOWN = "known"  # where a record's `__dict__` keeps it
 
 
 class Client(NamedTuple):
@@ -62,7 +64,7 @@ class Changes(Struct, frozen=True, eq=False):
 
     sets: Mapping[str, bytes]
     removes: tuple[str, ...]
-    atoms: Mapping[str, Any] | None = None
+    atoms: dict[str, Any] | None = None
     weight: int = 0
 
     def __bool__(self) -> bool:
@@ -113,7 +115,7 @@ class Adopted(NamedTuple):
     note: Delta | None = None
 
 
-class Life:
+class Life(Struct, eq=False):
     """What a session knows beside its contents; the lifecycle and the adapters read it.
 
     Attributes:
@@ -121,9 +123,11 @@ class Life:
         size_limit: bytes of all keys and encoded values.
         client: who asks; called when a signed-in record is made.
         core: who opened it.
+        login_keys: a change of the first is a login or logout; the others are written with it.
         token: the valid cookie that came, if one did.
-        record: as loaded or last committed; None while the session is new.
         seen: the highest version number that the browser has seen.
+        record: as loaded or last committed; None while the session is new.
+        principal: who is signed in, as far as this request knows.
         quiet: the cookie's record ended a moment ago, so nothing new is made for it (S6).
         leaving: how the loaded record will end at the commit: logout, login or rotation.
         carries: whether the contents go along when the record is left.
@@ -135,80 +139,76 @@ class Life:
         ending_token: of every end that this request asks for, so that it knows its own marks.
         cookie: the value to set; "" deletes the cookie; None leaves it alone.
         catches_up: that value only says that a newer version was read than the browser had seen.
-        saved: the encoded values as loaded or last committed.
-        base: the decoded values that stood in the dict then, but for `committed`.
-        committed: what was committed and is not in `base` yet.
-        fresh: those of `base` that can change in place, until a commit; `packed` is their bytes.
-        atoms: what was set key by key since and cannot change in place.
-        raws: the same, encoded.
-        login_keys: a change of the first is a login or logout; the others are written with it.
-        followed: what the first said when it was last looked at.
+        followed: what the first login key said when it was last looked at.
         by_header: the token travels in a header of its own, not in the cookie.
         adopted: what becomes of the old cookie whose data moved here.
         persistent: this cookie has Max-Age though the setting says no.
-        typed: instances that `as_` handed out by their keys, and their fields as they were then.
         keep_empty: a session without a key is kept all the same (Django's `save`).
-        room: bytes that may still be written at least, once something was.
+        typed: instances that `as_` handed out by their keys, and their fields as they were then.
     """
 
-    # Slots, each set at once: a default on the class costs ten times as much to read.
-    __slots__ = (
-        *("arrived_ms", "size_limit", "client", "core", "token", "record", "seen", "principal"),
-        *("quiet", "leaving", "carries", "started", "refused", "failure", "failed", "told"),
-        *("ending_token", "cookie", "catches_up", "saved", "base", "committed", "fresh"),
-        *("packed", "atoms", "raws", "room", "login_keys", "followed", "by_header"),
-        *("adopted", "persistent", "keep_empty", "typed"),
-    )
-
-    def __init__(self, arrived_ms: int, size_limit: int, client: Callable[[], Client]) -> None:
-        """Begin."""
-        self.arrived_ms = arrived_ms
-        self.size_limit = size_limit
-        self.client = client
-        self.core: Core | None = None
-        self.token: Token | None = None
-        self.record: Record | None = None
-        self.seen = 0
-        self.principal: str | None = None
-        self.quiet = False
-        self.leaving: Reason | None = None
-        self.carries = True
-        self.started = False
-        self.refused = False
-        self.failure: RetryableError | None = None
-        self.failed = False
-        self.told = False
-        self.ending_token = b""
-        self.cookie: str | None = None
-        self.catches_up = False
-        self.saved: Mapping[str, bytes] = _NOTHING
-        self.base: dict[str, Any] = _NOTHING
-        self.committed: tuple[Changes, ...] = ()
-        self.fresh: Sequence[Any] = ()
-        self.packed = b""
-        self.atoms: dict[str, Any] | None = None
-        self.raws: dict[str, bytes] | None = None
-        self.room: int | None = None
-        self.login_keys: Sequence[str] = ()
-        self.followed: Any = _MISSING
-        self.by_header = False
-        self.adopted: Adopted | None = None
-        self.persistent = False
-        self.keep_empty = False
-        self.typed: Mapping[str, tuple[Any, Any]] = _NOTHING
+    # A Struct, because making one with all these defaults is one step in C.
+    arrived_ms: int
+    size_limit: int
+    client: Callable[[], Client]
+    core: Core | None = None
+    login_keys: Sequence[str] = ()
+    token: Token | None = None
+    seen: int = 0
+    record: Record | None = None
+    principal: str | None = None
+    quiet: bool = False
+    leaving: Reason | None = None
+    carries: bool = True
+    started: bool = False
+    refused: bool = False
+    failure: RetryableError | None = None
+    failed: bool = False
+    told: bool = False
+    ending_token: bytes = b""
+    cookie: str | None = None
+    catches_up: bool = False
+    followed: Any = _MISSING
+    by_header: bool = False
+    adopted: Adopted | None = None
+    persistent: bool = False
+    keep_empty: bool = False
+    typed: Mapping[str, tuple[Any, Any]] = _NO_INSTANCES
 
 
 class Session(dict[str, Any]):
-    """One visitor's data, the same on every server."""
+    """One visitor's data, the same on every server.
 
-    __slots__ = ("_lent", "_life", "_used", "_written")
+    What is kept beside the contents, to judge them by:
+
+    - ``_used``, ``_written``: the answer depends on it; something may have been changed.
+    - ``_lent``: somebody was given a value that can change in place.
+    - ``_saved``: the encoded values as loaded or last committed.
+    - ``_base``: the decoded values that stood here then, but for ``_committed``, which came since.
+    - ``_fresh``: those of them that can change in place, as loaded; ``_packed`` is their bytes.
+    - ``_atoms``: what was set key by key since and cannot change in place; ``_raws`` its bytes.
+    - ``_room``: bytes that may still be written at least, once something was.
+    """
+
+    __slots__ = (
+        *("_atoms", "_base", "_committed", "_fresh", "_lent", "_life", "_packed", "_raws"),
+        *("_room", "_saved", "_used", "_written"),
+    )
 
     def __init__(self, life: Life) -> None:
         """Fill the dict from the record that was loaded, if any."""
         self._life = life
         self._used = self._written = self._lent = False
+        self._committed: tuple[Changes, ...] = ()
+        self._atoms: dict[str, Any] | None = None
+        self._raws: dict[str, bytes] | None = None
+        self._room: int | None = None
         record = life.record
-        if record is not None:
+        if record is None:
+            self._base: dict[str, Any] = _NOTHING
+            self._saved: Mapping[str, bytes] = _NOTHING
+            self._packed, self._fresh = b"", _NOTHING
+        else:
             self._fill(life, record)
 
     # -- who, and until when -------------------------------------------------------------------
@@ -320,7 +320,9 @@ class Session(dict[str, Any]):
 
     def mark_accessed(self) -> None:
         """Note that the answer depends on the session (``Vary: Cookie``); every method does."""
-        if not self._used:
+        if self._life.failure is None:
+            self._used = True
+        elif not self._used:
             self._use()
 
     @property
@@ -360,20 +362,20 @@ class Session(dict[str, Any]):
         except ValueNotStorableError:
             value = self._translated(value)
             raw = encode(key, value)
-        life = self._life
-        if life.room is None:
-            life.room = life.size_limit - self._weight_of_saved()
-        life.room = room = life.room - len(raw) - weight
+        room = self._room
+        if room is None:
+            room = self._whole_room()
+        self._room = room = room - len(raw) - weight
         if room < 0:
             self._weigh({key: raw})
-        self._written = True
+        self._written, item = True, {key: value}
         if type(value) not in ATOMS:
             self._lent = True  # the writer still holds it
-        elif life.raws is None or life.atoms is None:
-            life.atoms, life.raws = {key: value}, {key: raw}
+        elif (atoms := self._atoms) is None or (raws := self._raws) is None:
+            self._atoms, self._raws = item, {key: raw}
         else:
-            life.atoms[key], life.raws[key] = value, raw
-        dict.__setitem__(self, key, value)
+            atoms[key], raws[key] = value, raw
+        _update(self, item)  # a third of what `dict.__setitem__` costs as a function
 
     def __getitem__(self, key: str, /) -> Any:
         """As dict does; by far the most used way to read, so it is written out."""
@@ -431,12 +433,25 @@ class Session(dict[str, Any]):
             ValueNotStorableError: a nested value became one that cannot be stored.
             SessionTooLargeError: a nested value grew past the limit.
         """
+        life = self._life
         try:
-            if self._life.typed:
+            if life.typed:
                 self._take_typed()
-            return self._compared()
+            base = self._base_now() if self._committed else self._base
+            atoms, raws, saved = self._atoms, self._raws, self._saved
+            # Unless somebody was given a value that can change: if C calls see nothing beyond what
+            # was set key by key, that is all.
+            if self._lent or not self._stands_on(base | atoms if atoms else base):
+                return self._closely_compared(base, saved)
+            if atoms is None or raws is None:
+                return _NO_CHANGES
+            for key, raw in raws.items():
+                if saved.get(key) == raw:
+                    sets = {key: raw for key, raw in raws.items() if saved.get(key) != raw}
+                    return Changes(sets, ())
+            return Changes(raws, (), atoms, life.size_limit - (self._room or 0))
         except (SessionTooLargeError, ValueNotStorableError):
-            self._life.told = True
+            life.told = True
             raise
 
     def take(self) -> Changes:
@@ -447,6 +462,7 @@ class Session(dict[str, Any]):
             SessionTooLargeError: see `changes`.
         """
         changes = self.changes()
+        self._atoms = self._raws = None
         self._written = False
         return changes
 
@@ -461,7 +477,7 @@ class Session(dict[str, Any]):
             return
         key = life.login_keys[0]
         value = dict.get(self, key)
-        before = self._base().get(key) if life.followed is _MISSING else life.followed
+        before = self._base_now().get(key) if life.followed is _MISSING else life.followed
         life.followed = value
         if value == before or life.leaving is Reason.LOGIN:  # said by the application itself
             return
@@ -473,7 +489,7 @@ class Session(dict[str, Any]):
         elif life.principal in {None, principal}:
             self.login(principal)
         else:
-            base = dict(self._base())
+            base = dict(self._base_now())
             mine = {k: v for k, v in contents.items() if base.get(k, _MISSING) is not v}
             mine.update({k: contents[k] for k in life.login_keys if k in contents})
             self.login(principal)
@@ -482,11 +498,18 @@ class Session(dict[str, Any]):
 
     def unchanged(self) -> bool:
         """Whether C calls can tell that nothing changed; False: compare closely."""
-        if self._written or self._lent:
+        if self._written or self._lent or self._committed:
             return False
         # Nobody wrote, and nobody was given a value that can change, unless by a C library.
-        life = self._life
-        return self._stands_on(self._base() if life.committed else life.base)
+        return self._stands_on(self._base)
+
+    def _stands_on(self, base: dict[str, Any]) -> bool:
+        """Whether the contents are these, and what can change in place is as it was loaded."""
+        packed = self._packed
+        try:
+            return _equal(self, base) and (not packed or pack(self._fresh) == packed)
+        except Exception:  # noqa: BLE001  (whatever it is, encoding it finds words for it)
+            return False
 
     def saw(self, changes: Changes, saved: Mapping[str, bytes] | None = None) -> None:
         """Take the contents as committed: later changes are compared with them.
@@ -495,30 +518,30 @@ class Session(dict[str, Any]):
             changes: what was committed.
             saved: the values with these changes, where somebody has put them together already.
         """
-        life = self._life
         if saved is None:
-            saved = {**life.saved, **changes.sets}
+            saved = {**self._saved, **changes.sets}
             for key in changes.removes:
                 saved.pop(key, None)
-        life.saved, life.atoms, life.raws = saved, None, None
-        life.committed = (*life.committed, changes)
-        life.told = False
+        self._saved = saved
+        self._atoms = self._raws = None
+        self._committed = (*self._committed, changes)
+        if self._life.told:
+            self._life.told = False
 
-    def _base(self) -> Mapping[str, Any]:
+    def _base_now(self) -> dict[str, Any]:
         """What stood in the dict when it was loaded or last committed.
 
         Few requests look again after a commit, so it is brought up to date only then; of what was
         committed only the bytes are known.
         """
-        life = self._life
-        if life.committed:
-            base = dict(life.base)
-            for changes in life.committed:
+        if self._committed:
+            base = dict(self._base)
+            for changes in self._committed:
                 base.update(dict.fromkeys(changes.sets, _COMMITTED))
                 for key in changes.removes:
                     base.pop(key, None)
-            life.base, life.committed = base, ()
-        return life.base
+            self._base, self._committed = base, ()
+        return self._base
 
     def restore(self) -> None:
         """Go back to what was loaded or last committed: nothing that came since is kept."""
@@ -541,31 +564,6 @@ class Session(dict[str, Any]):
             dict.pop(self, key, None)
         self._life.typed = typed_  # their holders still may change them
         self._written = self._lent = bool(changes or typed_)
-
-    def _compared(self) -> Changes:
-        life = self._life
-        base, saved = self._base() if life.committed else life.base, life.saved
-        if not self._lent:
-            # Nobody was given a value that can change: if C calls see nothing beyond what was set
-            # key by key, that is all.
-            raws, atoms = life.raws, life.atoms
-            if raws is None or atoms is None:
-                if self._stands_on(base):
-                    return _NO_CHANGES
-            elif self._stands_on({**base, **atoms}):
-                for key, raw in raws.items():
-                    if saved.get(key) == raw:
-                        sets = {key: raw for key, raw in raws.items() if saved.get(key) != raw}
-                        return Changes(sets, ())
-                # Copies: the handler may go on writing while these are on their way.
-                weight = life.size_limit - (life.room or 0)
-                return Changes(raws.copy(), (), atoms.copy(), weight)
-        return self._closely_compared(base, saved)
-
-    def _stands_on(self, base: Mapping[str, Any]) -> bool:
-        """Whether the contents are these, and what can change in place is as it was loaded."""
-        life = self._life
-        return dict.__eq__(self, base) and (not life.packed or are_still(life.fresh, life.packed))
 
     def _closely_compared(self, base: Mapping[str, Any], saved: Mapping[str, bytes]) -> Changes:
         sets: dict[str, bytes] = {}
@@ -590,17 +588,15 @@ class Session(dict[str, Any]):
         return Changes(sets, removes)
 
     def _fill(self, life: Life, record: Record) -> None:
-        known = _decoded(record)
-        contents = known.contents
-        if known.packed:
-            contents = contents.copy()
-            life.packed = known.packed
-            life.fresh = fresh = split(known.packed)
-            contents.update(zip(known.changeable, fresh, strict=True))
-        life.principal = record.origin.principal
-        life.saved = record.values
-        life.base = contents
-        dict.update(self, contents)
+        known: Known = record.__dict__.get(_KNOWN) or known_of(record)
+        self._fresh = fresh = split(known.packed) if known.packed else _NOTHING
+        self._packed = known.packed
+        self._base = base = known.contents | fresh if fresh else known.contents
+        self._saved = record.values
+        _update(self, base)
+        principal = record.origin.principal
+        if principal is not None:
+            life.principal = principal
 
     def _take_typed(self) -> None:
         life = self._life
@@ -632,10 +628,10 @@ class Session(dict[str, Any]):
 
     def _start_empty(self) -> None:
         super().clear()
+        self._base, self._saved, self._room, self._committed = {}, {}, None, ()
+        self._fresh, self._packed = {}, b""
+        self._atoms = self._raws = None
         life = self._life
-        life.base, life.saved, life.room, life.committed = {}, {}, None, ()
-        life.fresh, life.packed = (), b""
-        life.atoms, life.raws = None, None
         life.followed, life.typed = None, {}
         self._written = True
 
@@ -651,11 +647,10 @@ class Session(dict[str, Any]):
         except ValueNotStorableError:
             new.update({key: self._storable(key, value) for key, value in new.items()})
             sets = {key: encode(key, value) for key, value in new.items()}
-        life = self._life
-        if life.room is None:
-            life.room = life.size_limit - self._weight_of_saved()
-        life.room -= _weight(sets)
-        if life.room < 0:
+        if self._room is None:
+            self._room = self._whole_room()
+        self._room -= _weight(sets)
+        if self._room < 0:
             self._weigh(sets)
 
     def _storable(self, key: str, value: Any) -> Any:
@@ -665,15 +660,17 @@ class Session(dict[str, Any]):
             return self._translated(value)
         return value
 
-    def _weight_of_saved(self) -> int:
+    def _whole_room(self) -> int:
+        """Bytes that may be written before anything is."""
         life = self._life
         record = life.record
-        if record is None or life.saved is not record.values:
-            return _weight(life.saved)
-        known = _decoded(record)
-        if known.weight is None:
-            known.weight = _weight(life.saved)
-        return known.weight
+        if record is None or self._saved is not record.values:
+            return life.size_limit - _weight(self._saved)
+        known = known_of(record)
+        weight = known.weight
+        if weight is None:
+            weight = known.weight = _weight(self._saved)
+        return life.size_limit - weight
 
     def _weigh(self, sets: Mapping[str, bytes]) -> None:
         """Add up exactly: what was removed or replaced since counts no longer."""
@@ -681,9 +678,9 @@ class Session(dict[str, Any]):
         items = dict.items(self)
         contents = {key: encode(key, self._storable(key, value)) for key, value in items}
         size = _weight({**contents, **sets})
-        life.room = life.size_limit - size
-        if life.room < 0:
-            life.room = life.size_limit - _weight(contents)
+        self._room = life.size_limit - size
+        if self._room < 0:
+            self._room = life.size_limit - _weight(contents)
             key = max(sets, key=lambda name: len(sets[name]))
             raise SessionTooLargeError(
                 f"session[{key!r}] has {len(sets[key])} bytes and makes the session {size}; "
@@ -692,48 +689,49 @@ class Session(dict[str, Any]):
             )
 
 
-class _Decoded(Struct):
+class Known(Struct):
     """What a record's values say, kept with the record.
 
     Attributes:
         contents: every value that can be read; not to be changed. Of those that can change in
             place only the keys: decoded they take up to 65 times their bytes.
-        changeable: these keys.
-        packed: their values encoded, to decode them for each session anew; empty: none.
+        packed: these with their values, encoded as one, to decode them for each session anew;
+            empty: none.
         weight: bytes of all keys and encoded values at most, once somebody has asked.
     """
 
     contents: dict[str, Any]
-    changeable: tuple[str, ...]
     packed: bytes
     weight: int | None = None
 
 
-def _decoded(record: Record) -> _Decoded:
-    """Decode a record, unless that was done before."""
-    known: _Decoded | None = record.__dict__.get(_DECODED)
+def known_of(record: Record) -> Known:
+    """Decode a record, unless that was done before and every value could be read."""
+    known: Known | None = record.__dict__.get(_KNOWN)
     if known is None:
         values = record.values
         contents = decode_all(values)
         changeable = [key for key, value in contents.items() if type(value) not in ATOMS]
-        packed = joined([values[key] for key in changeable]) if changeable else b""
+        packed = joined({key: values[key] for key in changeable}) if changeable else b""
         contents.update(dict.fromkeys(changeable, _ANEW))
-        known = _Decoded(contents, tuple(changeable), packed)
-        record.__dict__[_DECODED] = known
+        known = Known(contents, packed)
+        if len(contents) == len(values):
+            record.__dict__[_KNOWN] = known
     return known
 
 
 def builds_on(record: Record, before: Record, changes: Changes) -> None:
     """Spare the next request the decoding of what a commit left alone, where that is easy."""
-    known: _Decoded | None = before.__dict__.get(_DECODED)
+    known: Known | None = before.__dict__.get(_KNOWN)
     atoms = changes.atoms
-    if known is None or atoms is None or _ANEW in map(known.contents.get, atoms):
+    if known is None or atoms is None:
         return
-    if reads_back(atoms.values()):
-        contents = {**known.contents, **atoms}
-        record.__dict__[_DECODED] = _Decoded(
-            contents, known.changeable, known.packed, changes.weight
-        )
+    contents = known.contents
+    for key, value in atoms.items():
+        # A value that can change in place and was replaced is not in `packed` any more.
+        if type(value) not in LEAVES or contents.get(key) is _ANEW:
+            return
+    record.__dict__[_KNOWN] = Known(contents | atoms, known.packed, changes.weight)
 
 
 def _weight(values: Mapping[str, bytes]) -> int:
@@ -786,7 +784,7 @@ def _datetime(ms: int | None) -> datetime | None:
     return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
 
 
-_getitem = dict.__getitem__
+_getitem, _update, _equal = dict.__getitem__, dict.update, dict.__eq__
 
 
 def _watch(name: str) -> None:

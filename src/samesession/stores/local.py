@@ -99,7 +99,7 @@ class LocalStore:
                     return outcome
                 raw = dumps(written)
                 txn.put(name, raw)
-                if stored is None or isinstance(written, Mark):
+                if stored is None or not isinstance(written, Record):
                     _enter(txn, key, written, before=stored)
         except MapError as error:
             raise self._failed(error) from None

@@ -52,7 +52,7 @@ class MemoryStore:
         self._clock_ms = clock_ms
         self._lock = Lock()
         self._stored: dict[Key, Record | Mark] = {}
-        self._writes = 0
+        self._until_sweep = SWEEP_EVERY
         self._making: dict[str, dict[Key, _Making]] = {}
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
@@ -138,9 +138,9 @@ class MemoryStore:
 
     def _put(self, key: Key, value: Record | Mark) -> None:
         self._stored[key] = value
-        self._writes += 1
-        if self._writes >= max(SWEEP_EVERY, len(self._stored)):
-            self._writes = 0
+        self._until_sweep -= 1
+        if self._until_sweep <= 0:
+            self._until_sweep = max(SWEEP_EVERY, len(self._stored))
             now = self._clock_ms()
             for old in [k for k, v in self._stored.items() if _over(v, now)]:
                 del self._stored[old]

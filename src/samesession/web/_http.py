@@ -44,14 +44,14 @@ class CookieCodec:
         self._varies_text = ("vary", b", ".join(self._vary).decode())
         self._needle = f"{cookie.name}=".encode("latin-1")
         self._skip = len(self._needle)
-        self._attributes = f"; {cookie.attributes}"
+        self._attributes = f"; {cookie.attributes}".encode("latin-1")
         self._persistent = cookie.persistent
-        self._name = cookie.name
 
     def values(self, header: bytes) -> list[bytes]:
         """The value that our name has in one Cookie header, or the first two different ones."""
         needle = self._needle
-        if b";" not in header and header[: self._skip] == needle:  # the only cookie of this site
+        # The only cookie of this site; `find`, because `in` tries the needle as a number first.
+        if header.find(b";") < 0 and header.startswith(needle):
             return [header[self._skip :].strip(b" \t")]
         found: list[bytes] = []
         past, at = 0, header.find(needle)
@@ -70,12 +70,15 @@ class CookieCodec:
 
     def set(self, life: Life) -> bytes:
         """The Set-Cookie header's value that the request decided; deletion repeats the flags."""
-        cookie, age = life.cookie or "", ""
+        cookie = life.cookie or ""
+        value = self._needle + cookie.encode() + self._attributes
         if not cookie:
-            age = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
-        elif (self._persistent or life.persistent) and life.token is not None:
-            age = f"; Max-Age={max(0, (life.token.absolute_ms - life.arrived_ms) // 1000)}"
-        return f"{self._name}={cookie}{self._attributes}{age}".encode("latin-1")
+            return value + b"; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        if (self._persistent or life.persistent) and life.token is not None:
+            return value + b"; Max-Age=%d" % max(
+                0, (life.token.absolute_ms - life.arrived_ms) // 1000
+            )
+        return value
 
     def carried(self, header: bytes | None, cookie: bytes | None) -> tuple[bytes | None, bool]:
         """The token among what came, and whether it is answered by header.
@@ -100,16 +103,14 @@ class CookieCodec:
         else:
             headers.append(self._varies)
         if life.cookie is not None:
-            headers += (_NO_STORE, *self._tokens(life))
+            headers.append(_NO_STORE)
+            if life.by_header:
+                headers.append((TOKEN_HEADER, life.cookie.encode()))
+                return headers
+            if life.adopted is not None and life.adopted.gone:
+                headers.append((b"set-cookie", life.adopted.gone))
+            headers.append((b"set-cookie", self.set(life)))
         return headers
-
-    def _tokens(self, life: Life) -> Headers:
-        if life.by_header:
-            return [(TOKEN_HEADER, (life.cookie or "").encode())]
-        cookie = (b"set-cookie", self.set(life))
-        if life.adopted is not None and life.adopted.gone:
-            return [(b"set-cookie", life.adopted.gone), cookie]
-        return [cookie]
 
     def added(self, names: Container[str], life: Life) -> list[tuple[str, str]] | None:
         """What `answered` only adds, as text; None where the response's own headers change, too.

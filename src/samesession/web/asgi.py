@@ -98,19 +98,22 @@ class SessionMiddleware:
         def sending(message: Message) -> Awaitable[None]:
             # A plain function: most messages pass without a coroutine of ours.
             nonlocal streams
-            if life.refused:
+            if life.started:
+                if message.get("more_body"):
+                    streams = True
+                elif (
+                    streams
+                    and message["type"] == "http.response.body"
+                    and core.uncommitted(session)
+                ):
+                    return self._completed(session, message, send)
+            elif life.refused:
                 return _nothing()
-            if not life.started:
-                if message["type"] == "http.response.start":
-                    if not core.only_read(session):
-                        return self._committed(session, message, send)
-                    life.started = True
-                    if session._used:
-                        message = self.headers(session, message)
-            elif message.get("more_body"):
-                streams = True
-            elif streams and message["type"] == "http.response.body" and core.uncommitted(session):
-                return self._completed(session, message, send)
+            elif message["type"] == "http.response.start":
+                if not core.only_read(session):
+                    return self._committed(session, message, send)
+                life.started = True
+                message = self.headers(session, message)
             return send(message)
 
         try:
@@ -119,7 +122,11 @@ class SessionMiddleware:
             if not await self._failed(session, error, send):
                 raise
         else:
-            if life.started and core.uncommitted(session):
+            if (
+                (session._written or session._lent or life.leaving)
+                and life.started
+                and core.uncommitted(session)
+            ):
                 await nothing_left(core, session)
 
     async def _committed(self, session: Session, message: Message, send: Send) -> None:
