@@ -7,7 +7,7 @@ READY := .venv/.ready
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: install up engines test prove django flask-suites check bench screenshot format pins help
+.PHONY: install up engines test prove django flask-suites asgi-suites check bench screenshot format pins help
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -47,6 +47,9 @@ django: ## run our Django tests and Django's own: make django PYTHON=python3.13 
 
 flask-suites: ## run Flask-Login's and Flask's own tests with our sessions
 	@bash tools/flask_suites.sh $(PYTHON)
+
+asgi-suites: ## run Starlette's own session tests with ours; QUART=… LITESTAR=… (checkouts) theirs
+	@bash tools/asgi_suites.sh $(PYTHON)
 
 check: $(READY) ## format, lint, types, layers
 	$(BIN)/ruff format --check .
