@@ -103,7 +103,7 @@ def _compare(arguments: list[str], app_core: int) -> int:
     print(page)
     out = options.out or (None if options.only or options.quick else RESULTS)
     if out is not None:
-        out.write_text(page)
+        out.write_text(growth.with_growth(page) if out == RESULTS else page)
         _tell(f"written to {out}")
     if out == RESULTS:
         readme.write(measured)

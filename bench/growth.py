@@ -1,14 +1,16 @@
 """What a store's steps cost as it fills: ``python -m bench growth [--sizes 1000 100000 1000000]``.
 
 Each engine is filled with so many sessions, of which some principals hold 1, 100 and 10 000; then
-single steps are timed on one connection, blocking, as threads would. The engine shares the machine.
+each step is repeated on one connection, blocking, as threads would. What is counted is CPU time, of
+the caller and of the engine together: others on the machine hardly disturb it. The table stands in
+a file of its own and at the end of ``results.md``, where another benchmark's run leaves it alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sqlalchemy import func, select
+
+from bench.cpu import cpu_ns
 from bench.machine import machine, revision
 from samesession._bridge import ready
 from samesession.lab import databases, engines
@@ -32,16 +37,23 @@ from samesession.stores.sql_drivers import Target
 from samesession.strategies import strategy_of
 from samesession.testing import changed, created, fresh_key, now_ms
 
-RESULTS = Path(__file__).parent / "growth.md"
+TABLE = Path(__file__).parent / "growth.md"
+RESULTS = TABLE.with_name("results.md")
+TITLE = "What a store's steps cost as it fills"
 HOLDERS = {"one": 1, "hundred": 100, "many": 10_000}
 PAYLOAD = {f"key{number}": b"\xd9\x40" + b"x" * 64 for number in range(8)}  # about 575 bytes
 TIMES = 300
 BATCH = 2000
+SWEEPS = 10
 OVER = 200
 
 
+Engine = Callable[[], int]
+"""The CPU time of an engine's process so far, in nanoseconds; LMDB and SQLite have none."""
+
+
 @contextmanager
-def stores() -> Iterator[dict[str, Store]]:
+def stores() -> Iterator[dict[str, tuple[Store, Engine]]]:
     """One of each kind, open for threads."""
     with (
         TemporaryDirectory(dir="/dev/shm") as folder,
@@ -57,9 +69,21 @@ def stores() -> Iterator[dict[str, Store]]:
             "Redis": f"{redis.url}?deadline=60s",
         }
         opened = {name: strategy_of(url).open_threads() for name, url in urls.items()}
-        yield opened
+        pids = {"PostgreSQL": _backend(opened["PostgreSQL"]), "Redis": redis.pid}
+        yield {name: (store, _clock(pids.get(name))) for name, store in opened.items()}
         for store in opened.values():
             ready(store.close())
+
+
+def _backend(store: Store) -> int:
+    """The process that serves the one connection; others of PostgreSQL clean up meanwhile."""
+    assert isinstance(store, SqlStore)
+    (row,) = ready(store._wire.rows(select(func.pg_backend_pid())))
+    return int(row[0])
+
+
+def _clock(pid: int | None) -> Engine:
+    return (lambda: 0) if pid is None else (lambda: cpu_ns(pid))
 
 
 def fill(store: Store, number: int, principal: Callable[[int], str]) -> list[Key]:
@@ -92,7 +116,7 @@ def _write(store: Store, deltas: list[Delta]) -> None:
         assert delta.origin is not None
         records.append(made(delta, delta.origin))
     if isinstance(store, LocalStore):
-        with store._map.here.begin(write=True) as txn:
+        with store._map.here().begin(write=True) as txn:
             for record in records:
                 txn.put(_name(record.key), dumps(record))
                 _enter(txn, record.key, record, before=None)
@@ -112,18 +136,17 @@ def _write(store: Store, deltas: list[Delta]) -> None:
     ready(store._wire._run(lambda connection: connection.execute(statement, rows)))  # type: ignore[attr-defined]
 
 
-def microseconds(step: Callable[[int], object], times: int = TIMES) -> float:
-    """The median of single steps."""
-    taken = []
+def microseconds(step: Callable[[int], object], engine: Engine, times: int = TIMES) -> float:
+    """What one step costs caller and engine; the first one, which prepares it, is not counted."""
+    step(0)
+    began = time.process_time_ns() + engine()
     for number in range(times):
-        began = time.perf_counter()
         step(number)
-        taken.append((time.perf_counter() - began) * 1e6)
-    return statistics.median(taken)
+    return (time.process_time_ns() + engine() - began) / times / 1000
 
 
-def measured(store: Store, size: int) -> dict[str, float]:
-    """Fill up to a size, and time each step."""
+def measured(store: Store, engine: Engine, size: int) -> dict[str, float]:
+    """Fill up to a size, and measure each step."""
     held = {name: f"{name}-{size}" for name in HOLDERS}
     for name, number in HOLDERS.items():
         if number < size:
@@ -132,31 +155,31 @@ def measured(store: Store, size: int) -> dict[str, float]:
     step = max(len(keys) // TIMES, 1)
     chosen = keys[::step][:TIMES]
     figures = {
-        "load": microseconds(lambda at: ready(store.load(chosen[at % len(chosen)]))),
+        "load": microseconds(lambda at: ready(store.load(chosen[at])), engine),
         "commit": microseconds(
-            lambda at: ready(store.commit(changed(chosen[at % len(chosen)], key0=b"\x01")))
+            lambda at: ready(store.commit(changed(chosen[at], key0=b"\x01"))), engine
         ),
     }
     for name, number in HOLDERS.items():
         if number < size:
-            times = 50 if number < 1000 else 3
-            ask = microseconds(lambda _at, name=name: ready(store.held_by(held[name])), times)  # type: ignore[misc]
+            times = TIMES if number < 1000 else 3
+            ask = microseconds(
+                lambda _at, name=name: ready(store.held_by(held[name])),  # type: ignore[misc]
+                engine,
+                times,
+            )
             figures[f"held_by {number}"] = ask
-    figures["sweep"] = _sweep(store)
+    if not isinstance(store, RedisStore):  # which does it by itself
+        figures["sweep"] = sum(_sweep(store, engine) for _ in range(SWEEPS)) / SWEEPS / OVER
     return figures
 
 
-def _sweep(store: Store) -> float:
-    """Deleting a batch that is over; Redis does it by itself."""
-    if isinstance(store, RedisStore):
-        return float("nan")
+def _sweep(store: Store, engine: Engine) -> float:
+    """Deleting a batch that is over."""
     long_ago = now_ms() - 3 * 3_600_000
-    deltas = []
-    for _ in range(OVER):
-        delta = created(fresh_key(), "over", **PAYLOAD)
-        deltas.append(_earlier(delta, long_ago))
+    deltas = [_earlier(created(fresh_key(), "over", **PAYLOAD), long_ago) for _ in range(OVER)]
     _write(store, deltas)
-    began = time.perf_counter()
+    began = time.process_time_ns() + engine()
     if isinstance(store, LocalStore):
         while store._sweep():
             pass
@@ -164,7 +187,7 @@ def _sweep(store: Store) -> float:
         assert isinstance(store, SqlStore)
         store._sweep_at = 0
         ready(store._sweep())
-    return (time.perf_counter() - began) * 1e6
+    return (time.process_time_ns() + engine() - began) / 1000
 
 
 def _earlier(delta: Delta, ms: int) -> Delta:
@@ -182,7 +205,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench growth")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--only", nargs="+", default=[], metavar="ENGINE")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=TABLE)
     options = parser.parse_args(arguments)
     from samesession.stores import redis as redis_store
 
@@ -190,36 +213,49 @@ def main(arguments: list[str]) -> int:
     COMMIT_SHA = redis_store._COMMIT_SHA
     columns = ["load", "commit", *(f"held_by {number}" for number in HOLDERS.values()), "sweep"]
     lines = [
-        "# What a store's steps cost as it fills",
+        f"# {TITLE}",
         "",
         f"- date: {datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC')}",
         f"- command: `{shlex.join(['python', '-m', 'bench', 'growth', *arguments])}`",
         f"- commit: {revision()}",
-        f"- machine: {machine()}, shared",
+        f"- machine: {machine()}, shared; load average at the start {os.getloadavg()[0]:.1f}",
         "",
-        "Wall-clock µs of one step, blocking, one connection, the engine on the same machine:",
-        f"median of {TIMES} (held_by 50 or 3; sweep: one batch of {OVER}, Redis sweeps itself).",
-        "A session has 8 keys, about 600 bytes. `held_by N` reads and verifies N sessions.",
+        "CPU µs of one step, of the caller and the engine together, blocking, one connection: the",
+        f"mean of {TIMES} (of 3 for {HOLDERS['many']} sessions). `held_by N` reads and verifies N",
+        f"sessions; `sweep` is each session's share of a batch of {OVER} (Redis sweeps by itself).",
+        "A session has 8 keys, about 600 bytes.",
         "",
         "| engine | sessions | " + " | ".join(columns) + " |",
         "|---|--:|" + "--:|" * len(columns),
     ]
     with stores() as opened:
-        for name, store in opened.items():
+        for name, (store, engine) in opened.items():
             if options.only and name not in options.only:
                 continue
             if isinstance(store, RedisStore):
                 ready(store.commit(created(fresh_key(), n=b"1")))  # it knows its scripts
             for size in options.sizes:
-                figures = measured(store, size)
+                figures = measured(store, engine, size)
                 cells = [
-                    f"{figures[column]:,.0f}" if figures.get(column, -1) > 0 else "–"
+                    f"{figures[column]:,.{int(figures[column] < 100)}f}"
+                    if figures.get(column, -1) > 0
+                    else "–"
                     for column in columns
                 ]
                 lines.append(f"| {name} | {size:,} | " + " | ".join(cells) + " |")
                 print(lines[-1], file=sys.stderr, flush=True)
     options.out.write_text("\n".join(lines) + "\n")
+    if options.out == TABLE:
+        RESULTS.write_text(with_growth(RESULTS.read_text()))
     return 0
+
+
+def with_growth(page: str) -> str:
+    """A page of results that ends with this table, whatever it ended with."""
+    if not TABLE.exists():
+        return page
+    page = page.partition(f"\n## {TITLE}\n")[0]
+    return f"{page}\n#{TABLE.read_text()}"
 
 
 if __name__ == "__main__":
