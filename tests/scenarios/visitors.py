@@ -43,6 +43,7 @@ class Visitor:
         excused: how often a login or rotation that was cut in two signed its user out, or made
             the next login start empty (L1).
         anew: how often another server answered, which with sticky sessions is a new start.
+        heard: whether a last read, with nothing in flight, was answered and judged.
         story: what was asked and answered before it was first found signed out.
     """
 
@@ -59,6 +60,7 @@ class Visitor:
     signed_out: int = 0
     excused: int = 0
     anew: int = 0
+    heard: bool = False
     story: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -86,9 +88,11 @@ class Visitor:
             self._log_in()
             while not until.is_set():
                 self._act()
-            for _ in range(20):  # the last word has nothing in flight
+            for _ in range(50):  # the last word has nothing in flight
                 if self._read():
+                    self.heard = True
                     return
+                time.sleep(0.1)  # a store that has just come back is asked again in a moment
         finally:
             self.browser.close()
 
