@@ -684,3 +684,23 @@ def test_an_empty_server_that_came_first_takes_the_others_records_in_pages() -> 
     assert messages["Fill"] < 20
     for host in world.hosts.values():
         assert all(host.shelf.get(Key(f"{number:032x}")) for number in range(120))
+
+
+def test_a_slow_server_is_not_asked_for_a_hundred_thousand_keys_every_moment() -> None:
+    """Each question is a walk through all of them: on a busy machine they did nothing else."""
+    world = cluster(3)
+    host = world.hosts["s1"]
+    store = WorkerStore(host)
+    for number in range(12):
+        made = store.commit(created(world, Key(f"{number:032x}"), "ann"))
+        assert isinstance(outcome(world, made), Applied)
+    first = authority_of(world, Key("principal/ann"))  # asked who is about to sign in
+    slow = next(other for other in world.hosts.values() if other not in (host, first))
+    slow.pause(1500, workers=False)
+    ending = Ending(Reason.REVOKED, WALL_MS + world.now, b"everyone")
+
+    def sign_out() -> None:
+        assert outcome(world, store.end_all("ann", ending)) == 12
+
+    messages, _ = counting(world, sign_out)
+    assert 2 <= messages["Holders"] <= 6

@@ -30,6 +30,7 @@ from samesession.cluster.wire import (
     Done,
     End,
     EndAll,
+    EndMany,
     Ends,
     HeldBy,
     Load,
@@ -54,6 +55,9 @@ from samesession.record import (
 )
 
 SLOWEST_RETRY_MS = 1000
+PAGE_TRIES = 2
+"""A page of ends takes as many times longer than one: as if it had been asked for so often."""
+
 SUCCESSION_MS = 30_000
 """How long this server tries to end what a merged rotation led to."""
 
@@ -272,7 +276,7 @@ class Counter:
 
     def ask(self, asked: Asked, until_ms: int, on: Callable[[Message | None], None]) -> None:
         """Ask a shard's authority until it answers, or time is over (None)."""
-        job = _Job(asked, until_ms, on)
+        job = _Job(asked, until_ms, on, tries=PAGE_TRIES if isinstance(asked, EndMany) else 0)
         self._jobs.append(job)
         self._try(job)
 

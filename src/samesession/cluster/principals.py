@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -29,7 +30,10 @@ from samesession.cluster.wire import (
 )
 from samesession.record import Key, Record
 
-WINDOW = 32
+SLOWEST_MS = 2000
+"""Between two questions to a server that does not answer."""
+
+WINDOW = 16
 """Pages under way; more would wait at the authorities, and be asked again meanwhile."""
 
 Ask = Callable[[Asked, int, Callable[[Message | None], None]], None]
@@ -46,7 +50,8 @@ class Search:
     shards: int = 0
     records: dict[Key, Record] = field(default_factory=dict)
     keys: dict[Key, None] = field(default_factory=dict)
-    asked: dict[str, int] = field(default_factory=dict)
+    again_ms: dict[str, int] = field(default_factory=dict)
+    tries: Counter[str] = field(default_factory=Counter)
 
 
 class Searches:
@@ -84,11 +89,12 @@ class Searches:
             search.on(None)
             return
         for name in (settings.name, *self._members.peers):
-            if (
-                search in self._open
-                and now - search.asked.get(name, now - 9999) >= settings.retry_ms
-            ):
-                search.asked[name] = now
+            if search in self._open and now >= search.again_ms.get(name, now):
+                # Looking through a hundred thousand takes a while: who is asked for them every
+                # moment does nothing else.
+                patience = settings.retry_ms * (3 if search.only_keys else 1)
+                search.again_ms[name] = now + min(patience << search.tries[name], SLOWEST_MS)
+                search.tries[name] += 1
                 self._ask(search, name)
 
     def _ask(self, search: Search, name: str) -> None:
@@ -106,7 +112,8 @@ class Searches:
         if name == self._state.settings.name:
             self._desk.serve(asked, held)
         else:
-            self._state.ask(name, asked, held, within_ms=5 * self._state.settings.retry_ms)
+            within_ms = search.until_ms - self._state.now.mono_ms
+            self._state.ask(name, asked, held, within_ms=within_ms)
 
 
 class SignOut:
