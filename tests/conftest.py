@@ -14,7 +14,7 @@ from hypothesis import settings
 PROVE = os.environ.get("SAMESESSION_PROVE") == "1"
 LONG = [
     *(f"agents/test_{name}.py" for name in ("faults", "machines", "partition", "rogue")),
-    *(f"scenarios/test_{name}.py" for name in ("clocks", "restarts")),
+    *(f"scenarios/test_{name}.py" for name in ("clocks", "restarts", "silence")),
 ]
 collect_ignore = [] if PROVE else LONG
 
