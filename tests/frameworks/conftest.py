@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         sockets = "sockets" in {mark.name for mark in metafunc.definition.iter_markers()}
         rows = [name for name, row in ROWS.items() if row.sockets or not sockets]
         # The adapter is the same over any store: one shows it, `make prove` runs all of these.
-        stores = ("redis", "sqlite", "sticky", "memory") if PROVE else ("redis",)
+        stores = ("redis", "near", "sqlite", "sticky", "memory") if PROVE else ("redis",)
         given = [f"{name}-{store}" for store in stores for name in rows]
         metafunc.parametrize("site", given, indirect=True, scope="module")
 
@@ -39,6 +39,7 @@ def site(
     folder = tmp_path_factory.mktemp(name)
     url = {
         "redis": f"{engine.url}?prefix={name}",
+        "near": f"{engine.url}?prefix={name}-near&near=16MB",
         "sqlite": f"sqlite:///{folder}/sessions.sqlite3?deadline=5s",
         "sticky": f"sticky://{folder}",
         "memory": "memory://",

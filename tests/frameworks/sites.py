@@ -145,6 +145,7 @@ class Site:
         self.row = row
         self.shared = not url.startswith(("memory", "sticky"))
         self.on_engine = url.startswith("redis")
+        self.copies = "near=" in url
         env = {
             "SAMESESSION_URL": url,
             "SAMESESSION_KEYS": KEY.replace(" ", "-"),

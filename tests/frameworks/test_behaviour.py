@@ -364,6 +364,9 @@ def test_an_unreachable_store_is_said_only_where_it_matters(
     engine.freeze()
     try:
         assert browser.ask("GET", "/api/plain").status_code == 200
+        ends = time.monotonic() + 10
+        while site.copies and browser.ask("GET", "/api/session").status_code == 200:
+            assert time.monotonic() < ends, "a copy answers while its lease runs, and no longer"
         for path in ("/api/session", "/x/swallow", "/x/stream/plain"):
             answer = browser.ask("GET", path)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), path
