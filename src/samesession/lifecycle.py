@@ -311,29 +311,39 @@ class Lifecycle:
         idle_until = min(exact - (exact - origin.created_ms) % self._step_ms, origin.absolute_ms)
         return idle_until if idle_until > record.idle_until_ms else 0
 
-    async def commit(self, session: Session) -> None:
+    def commit(self, session: Session) -> Coroutine[Any, Any, None]:
         """See `Sessions.commit`."""
-        if not session._used:
-            session.mark_accessed()
         life = session._life
+        if life.record is None or life.leaving or life.login_keys or not session._used:
+            return self._commit_otherwise(session, life)
+        return self._change(session, life, life.record)
+
+    async def _commit_otherwise(self, session: Session, life: Life) -> None:
+        session.mark_accessed()
+        if life.login_keys:
+            session.follow()
         try:
-            if life.login_keys:
-                session.follow()
             if life.leaving is not None:
                 await self._leave(session, life, life.leaving)
-            elif life.record is not None:
-                await self._change(session, life, life.record)
-            else:
+            elif life.record is None:
                 await self._make(session, life)
-        except RetryableError as failure:
-            if isinstance(failure, StoreUnavailableError):
-                self._counts.add("unavailable")
-            life.failure, life.failed, life.cookie = failure, True, None
-            raise
+            else:
+                await self._change(session, life, life.record)
         except TooManySessionsError:
             self._counts.add("too_many")
             session.restore()
             raise
+        except RetryableError as failure:
+            self._fails(life, failure)
+            raise
+
+    def _fails(self, life: Life, failure: RetryableError) -> None:
+        """Nobody knows what was kept, so 503 is the answer whatever the handler makes of it."""
+        if life.failure is failure:
+            return
+        if isinstance(failure, StoreUnavailableError):
+            self._counts.add("unavailable")
+        life.failure, life.failed, life.cookie = failure, True, None
 
     async def _change(self, session: Session, life: Life, record: Record) -> None:
         now = self._clock()
@@ -362,30 +372,48 @@ class Lifecycle:
             outcome = await self.store.commit(delta)
         except StoreCorruptError:
             outcome = self._unreadable()
-        if not isinstance(outcome, Applied):
-            if isinstance(outcome, Lost):
-                # Between our load and this commit the store went back; what is there is gone on
-                # with.
-                self._counts.add("lost")
-                outcome = await self._commit(replace(delta, at_least=None))
-            if not isinstance(outcome, Applied):
-                self._refused(session, life, delta, changes, outcome)
+        except RetryableError as failure:
+            self._fails(life, failure)
+            raise
+        applied: Applied | None
+        if isinstance(outcome, Applied):
+            applied = outcome
+        else:
+            applied = await self._insist(session, life, delta, changes, outcome)
+            if applied is None:
                 return
         if not (sets or removes):
             self._counts.add("touched")
-            life.record = after(record, delta, outcome)
+            life.record = after(record, delta, applied)
             return
         self._counts.add("committed")
-        stored = outcome.record
-        if not alone(record, delta, outcome):
+        stored = applied.record
+        if not alone(record, delta, applied):
             # What others wrote meanwhile is not in this request's session.
             self._counts.add("merged")
-            stored = after(record, delta, outcome)
+            stored = after(record, delta, applied)
         elif stored is None:
-            stored = after(record, delta, outcome)
+            stored = after(record, delta, applied)
         else:
             builds_on(stored, record, changes)
         self._keep(session, life, changes, stored)
+
+    async def _insist(
+        self, session: Session, life: Life, delta: Delta, changes: Changes, outcome: Outcome
+    ) -> Applied | None:
+        """Ask once more where the store has gone back; None when the change is refused."""
+        try:
+            if isinstance(outcome, Lost):
+                # Between our load and this commit; what is there is gone on with.
+                self._counts.add("lost")
+                outcome = await self._commit(replace(delta, at_least=None))
+            if isinstance(outcome, Applied):
+                return outcome
+            self._refused(session, life, delta, changes, outcome)
+        except RetryableError as failure:
+            self._fails(life, failure)
+            raise
+        return None
 
     def _refused(
         self, session: Session, life: Life, delta: Delta, changes: Changes, outcome: Outcome

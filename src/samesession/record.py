@@ -317,10 +317,9 @@ def _update(stored: Record, delta: Delta) -> tuple[Outcome, Record | Mark | None
 
 def _merged(values: Mapping[str, bytes], delta: Delta) -> dict[str, bytes]:
     merged = {**values, **delta.sets}
-    if delta.removes:
-        for name in delta.removes:
-            if name not in delta.sets:
-                merged.pop(name, None)
+    for name in delta.removes:
+        if name not in delta.sets:
+            merged.pop(name, None)
     return merged
 
 

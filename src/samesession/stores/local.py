@@ -67,8 +67,11 @@ class LocalStore:
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; every worker of the server reads the one map."""
-        with self._map.here().begin() as txn:
+        txn = self._map.here().begin()
+        try:
             raw = txn.get(b"s" + key.encode())
+        finally:
+            txn.abort()
         kept = self._kept.get(key)
         if kept is not None and kept[0] == raw:
             return kept[1]
