@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -202,6 +203,7 @@ COMMIT_SHA = ""
 
 def main(arguments: list[str]) -> int:
     """Measure and write the table."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # gigabytes lie in shared memory
     parser = argparse.ArgumentParser(prog="python -m bench growth")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--only", nargs="+", default=[], metavar="ENGINE")

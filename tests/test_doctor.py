@@ -346,6 +346,19 @@ def test_a_wrong_move_is_one_line_and_exit_code_two(
     assert len(printed.splitlines()) == 1
 
 
+def test_a_store_that_has_two_urls_is_not_moved_onto_itself(run: Run) -> None:
+    with engines.start() as engine:
+        other = engine.url.removesuffix("/0").replace("127.0.0.1", "localhost")
+        store, key = strategy_of(engine.url).open_threads(), fresh_key()
+        ready(store.commit(created(key, "ann", n=b"1")))
+        for more in ((), ("--check",)):
+            code, printed = run("move", engine.url, other, *more)
+            assert code == 2
+            assert printed.endswith("are one store\n")
+        assert isinstance(ready(store.load(key)), Record)
+        ready(store.close())
+
+
 def test_memcached_can_be_moved_to_but_not_listed(run: Run, tmp_path: Path) -> None:
     with Memcached() as server:
         old = f"sqlite:///{tmp_path}/old.db"

@@ -6,6 +6,7 @@ beside them, be interrupted, and be run again.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 from samesession._bridge import ready
 from samesession.errors import ConfigError, StoreCorruptError, StoreUnavailableError
-from samesession.record import Key, Record
+from samesession.record import TOKEN_BYTES, Ending, Key, Reason, Record
 from samesession.settings import redacted
 from samesession.store import Store
 from samesession.stores.listing import keys_of
@@ -61,7 +62,7 @@ def run(old: str, new: str, progress: Callable[[int, int], object], *, check: bo
         check: move nothing.
 
     Raises:
-        ConfigError: a URL is wrong, or the old store cannot list what it holds.
+        ConfigError: a URL is wrong, both name one store, or the old one cannot list what it holds.
         StoreUnavailableError: a store went away and did not come back for five seconds.
     """
     leaving, coming = strategy_of(old), strategy_of(new)
@@ -74,10 +75,22 @@ def run(old: str, new: str, progress: Callable[[int, int], object], *, check: bo
         raise ConfigError(f"{redacted(old)} is both OLD and NEW")
     sources, targets = _opened(leaving), _opened(coming)
     try:
+        if _patiently(partial(_one_store, sources, targets)):
+            raise ConfigError(f"{redacted(old)} and {redacted(new)} are one store")
         return _run(sources, targets, progress, check=check)
     finally:
         ready(sources.close())
         ready(targets.close())
+
+
+def _one_store(old: Store, new: Store) -> bool:
+    """Whether two URLs name the same store: what was moved out of it would then be over.
+
+    Nobody has the key that is ended here; the mark of it goes like any other.
+    """
+    nobody, now_ms = Key(secrets.token_hex(16)), time.time_ns() // 1_000_000
+    ready(new.end(nobody, Ending(Reason.EXPIRED, now_ms, secrets.token_bytes(TOKEN_BYTES))))
+    return ready(old.load(nobody)) is not None
 
 
 def _run(old: Store, new: Store, progress: Callable[[int, int], object], *, check: bool) -> Done:
