@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,6 +16,7 @@ from msgspec.structs import replace
 from samesession._bridge import ready
 from samesession.errors import StoreUnavailableError
 from samesession.record import (
+    BEYOND,
     TOKEN_BYTES,
     Absent,
     Applied,
@@ -744,3 +747,30 @@ class TestNearOverMemory(StoreContract):
         return NearCache(
             Telling(), feed, clock_ms=now_ms, boot_ms=lambda: 0, count=lambda _name: None
         )
+
+
+def test_nothing_stays_on_its_way_however_it_ends() -> None:
+    """A process that runs for months keeps no note of what has come, failed or been cancelled."""
+
+    def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    near = Near()
+    record = near.warm()
+    near.authority.lose(record)
+    for hook in (None, cancelled):
+        near.told(None)
+        near.authority.held = hook
+        with contextlib.suppress(asyncio.CancelledError):
+            near.load(record.key)
+        near.authority.held = hook
+        with contextlib.suppress(asyncio.CancelledError):
+            near.commit(change(record, b=b"2"))
+        near.authority.before = hook
+        with contextlib.suppress(asyncio.CancelledError):
+            near.load(record.key, BEYOND)
+    near.authority.down = True
+    for step in (partial(near.load, fresh_key()), partial(near.commit, created(fresh_key()))):
+        with pytest.raises(StoreUnavailableError):
+            step()
+    assert near.copies._errands == {}

@@ -15,7 +15,7 @@ from scenarios.site import PATIENT, PROVE, Site, at_once
 
 SERVERS = ("s1", "s2", "s3")
 ROUNDS = 60 if PROVE else 8
-EVERY = [(kind, way) for kind in PATIENT for way in ("reject", "evict-oldest")]
+EVERY = [(kind, way) for kind in (*PATIENT, "mariadb") for way in ("reject", "evict-oldest")]
 EVERY.remove(("memcached", "reject"))  # it has no index, and says so (tests/test_quota.py)
 EVERY.remove(("memcached", "evict-oldest"))
 IN_CI = [
@@ -31,7 +31,7 @@ def limited(request: pytest.FixtureRequest) -> Iterator[tuple[Site, str]]:
     """Three servers that allow a principal two sessions."""
     kind, way = request.param
     env = {"SAMESESSION_MAX_SESSIONS": "2", "SAMESESSION_ON_LIMIT": way}
-    with Site(PATIENT[kind], env=env) as site:
+    with Site(PATIENT.get(kind, f"{kind}://"), env=env) as site:
         yield site, way
         assert not site.complaints()
 
