@@ -95,7 +95,9 @@ class Letters:
     # -- sending -----------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send it all."""
+        """Send it all; after every input, and most leave nothing to be sent."""
+        if not (self._offers or self._levels or self._hands or self._releases):
+            return
         tell = self._state.tell
         for name, claims in _taken(self._releases):
             tell(name, Release(tuple(claims)))
