@@ -79,6 +79,14 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
     if not issubclass(type(store), _stores):
         return _process_response(self, request, response)
     session: Session | None = store.__dict__.get("_session_cache")
+    if session is not None and not store._modified and _only_read(session):
+        vary = response.headers.get("Vary")
+        if vary is None:
+            response.headers["Vary"] = "Cookie"
+        elif vary != "Cookie":
+            patch_vary_headers(response, ("Cookie",))
+        _begun(response, session)
+        return response
     try:
         if session is not None and session._life.failed and session._life.failure is not None:
             raise session._life.failure  # also where the view made something else of it
@@ -93,7 +101,9 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
     cookie = response.cookies.get(settings.SESSION_COOKIE_NAME)
     if cookie is not None:
         response.headers["Cache-Control"] = "no-store"
-        patch_vary_headers(response, ("Cookie",))  # Django 4.2 leaves it out of a mere renewal
+        if response.headers.get("Vary") != "Cookie":
+            # Django 4.2 leaves it out of a mere renewal.
+            patch_vary_headers(response, ("Cookie",))
         # Django's deletion leaves flags out, and a browser may take it for another cookie's.
         cookie["httponly"] = settings.SESSION_COOKIE_HTTPONLY or ""
         cookie["secure"] = settings.SESSION_COOKIE_SECURE or ""
@@ -101,10 +111,25 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
         _carry(response, store, varied)
     session = store.__dict__.get("_session_cache")
     if session is not None:
-        session._life.started = True
-        if response.status_code < 500:  # Django keeps nothing of these
-            _watch(response, session)
+        _begun(response, session)
     return response
+
+
+def _only_read(session: Session) -> bool:
+    """Whether Django's own middleware would find nothing to do either, but for ``Vary``."""
+    sessions = get_sessions()
+    return (
+        sessions.threads.only_read(session)
+        and session._life.record is not None
+        and sessions.carrier is Carrier.COOKIE
+        and not settings.SESSION_SAVE_EVERY_REQUEST
+    )
+
+
+def _begun(response: Any, session: Session) -> None:
+    session._life.started = True
+    if response.status_code < 500:  # Django keeps nothing of these
+        _watch(response, session)
 
 
 def _touch(store: Any) -> None:

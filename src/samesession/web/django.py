@@ -14,6 +14,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
 from samesession._bridge import ready
 from samesession.lifecycle import Lifecycle
@@ -38,10 +39,13 @@ class SessionStore(SessionBase):
 
     def __init__(self, session_key: str | None = None) -> None:
         """Load nothing yet."""
+        # Not `SessionBase.__init__`, which looks up a serializer that nobody asks for.
         self._modified, self._disowned, self._deleted = False, None, False
         self.client: Callable[[], Client] = Client
-        self.by_header = False
-        super().__init__(session_key)
+        self.by_header = self.accessed = False
+        self._session_key = session_key
+
+    serializer = property(lambda self: import_string(settings.SESSION_SERIALIZER))
 
     # What a session knows and does beside Django's words.
 
