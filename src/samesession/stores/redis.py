@@ -50,6 +50,7 @@ from samesession.stores.near import boot_ms
 from samesession.stores.redis_endings import Endings
 from samesession.stores.redis_listing import scanned
 from samesession.stores.redis_loops import LoopWire
+from samesession.stores.redis_readings import Readings
 from samesession.stores.redis_target import Target
 from samesession.stores.redis_threads import ThreadWire
 from samesession.stores.redis_topology import slot_of
@@ -111,16 +112,21 @@ class RedisStore:
         if endings is None:
             endings = Endings(self._session, boot_ms, uncounted)
         self._endings = endings
+        self._read = Readings()
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; the primary is asked, so it covers all that exists."""
-        found = _stored(key, await self._tracked.call("HGETALL", self._session + key))
+        fields = await self._tracked.call("HGETALL", self._session + key)
+        found = self._read.same(key, fields) or _stored(key, fields)
         if isinstance(found, Record):
-            return (
-                found
-                if (ending := self._endings.of(key)) is None
-                else await self._again(key, ending)
-            )
+            ending = self._endings.of(key)
+            if ending is not None:
+                self._read.forget(key)
+                return await self._again(key, ending)
+            if self._tracked is self._wire:  # a near cache keeps it anyway
+                self._read.keep(fields, found)
+            return found
+        self._read.forget(key)
         if found is not None:
             self._endings.remember([key], found)
         return found
@@ -136,7 +142,12 @@ class RedisStore:
             outcome = await self._seen(delta.key, _outcome(reply))
         else:
             arguments = _arguments(delta, tracked=self._tracked is not self._wire)
-            outcome = _outcome(await self._tracked.call(*command, *arguments))
+            reply = await self._tracked.call(*command, *arguments)
+            outcome = _outcome(reply)
+            if isinstance(outcome, Applied) and delta.changes:
+                outcome = self._read.changed(delta, outcome, reply[1], reply[2])
+        if isinstance(outcome, Ended):
+            self._read.forget(delta.key)
         if isinstance(outcome, Ended) and outcome.mark.token:
             self._endings.remember([delta.key], outcome.mark)
         return outcome
@@ -157,6 +168,7 @@ class RedisStore:
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""
         command = self._endings.command(key, ending)
+        self._read.forget(key)
         mark = _standing(key, _pairs(await self._durably(command)), ending)
         self._endings.remember([key], mark)
         return mark
