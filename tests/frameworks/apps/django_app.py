@@ -100,7 +100,8 @@ async def aeverything(request: HttpRequest) -> HttpResponse:
 
 
 async def astream(request: HttpRequest, how: str) -> StreamingHttpResponse:
-    await request.session.aset("streamed", how)
+    session = await request.session._aget_session()  # Django 4.2 has no `aset` yet
+    session["streamed"] = how
 
     async def pieces() -> AsyncIterator[bytes]:
         async for piece in loops.pieces(request.session, how):
