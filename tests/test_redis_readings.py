@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from samesession._bridge import ready
 from samesession.lab.engines import Engine, start
-from samesession.record import Applied, Mark, Record
+from samesession.record import Applied, Commit, Mark, Origin, Record
 from samesession.settings import Url
 from samesession.stores.redis import RedisStore, open_threads
 from samesession.stores.redis_readings import Readings
@@ -79,6 +81,34 @@ def test_of_what_ended_nothing_is_kept(stores: tuple[RedisStore, RedisStore]) ->
         assert isinstance(ready(store.load(key)), Mark)
         assert len(store._read) == 0
         assert store._read._cost == 0
+
+
+def test_threads_keep_the_account_right() -> None:
+    """A sum that drifts would let them grow for ever."""
+    readings = Readings(limit_bytes=20_000)
+    keys = [fresh_key() for _ in range(8)]
+    origin = Origin(0, 1)
+
+    def work(number: int) -> None:
+        for turn in range(3000):
+            key = keys[(turn * 7 + number) % len(keys)]
+            commits = (Commit(turn + 1, bytes(8)),)
+            record = Record(key, origin, commits, 0, 0, {"a": bytes(turn % 300)})
+            readings.keep({b"t": b"%d" % turn}, record)
+            if turn % 5 == 0:
+                readings.forget(key)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    for key in keys:
+        readings.forget(key)
+    assert len(readings) == 0
+    assert readings._cost == 0
 
 
 def test_they_are_bounded(stores: tuple[RedisStore, RedisStore]) -> None:

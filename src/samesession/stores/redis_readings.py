@@ -8,6 +8,7 @@ decoded of it is kept with it (`samesession.record.Record`). Most requests only 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 from typing import NamedTuple
 
 from samesession.record import Applied, Delta, Key, Record, after, alone
@@ -31,7 +32,7 @@ class Reading(NamedTuple):
 class Readings:
     """The last reading of each record; when they are too many, all are forgotten.
 
-    Threads may share it: the worst is that something is read once more.
+    Threads may share it.
     """
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -39,6 +40,7 @@ class Readings:
         self._limit = limit_bytes
         self._cost = 0
         self._kept: dict[Key, Reading] = {}
+        self._lock = Lock()
 
     def same(self, key: Key, fields: Mapping[bytes, bytes]) -> Record | None:
         """The record, if these are the fields that it was read from."""
@@ -48,17 +50,17 @@ class Readings:
     def keep(self, fields: Mapping[bytes, bytes], record: Record) -> None:
         """Keep what was read."""
         kept = self._kept.get(record.key)
-        if kept is not None:
-            if kept.record is record:
-                return
-            self._cost -= kept.cost
-        cost = Copy(record, 0).cost + FIELDS_COST
-        self._cost += cost
-        if self._cost > self._limit:
-            self._kept.clear()
-            self._cost = 0
-        else:
-            self._kept[record.key] = Reading(fields, record, cost)
+        if kept is not None and kept.record is record:
+            return
+        reading = Reading(fields, record, Copy(record, 0).cost + FIELDS_COST)
+        with self._lock:
+            self._drop(record.key)
+            self._cost += reading.cost
+            if self._cost > self._limit:
+                self._kept.clear()
+                self._cost = 0
+            else:
+                self._kept[record.key] = reading
 
     def changed(self, delta: Delta, applied: Applied, commits: bytes, times: bytes) -> Applied:
         """Guess what the next reading will be, after a commit of our own.
@@ -86,6 +88,11 @@ class Readings:
 
     def forget(self, key: Key) -> None:
         """It is over: its data shall not lie here."""
+        if key in self._kept:
+            with self._lock:
+                self._drop(key)
+
+    def _drop(self, key: Key) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:
             self._cost -= kept.cost
