@@ -85,8 +85,8 @@ def test_of_what_ended_nothing_is_kept(stores: tuple[RedisStore, RedisStore]) ->
 
 def test_threads_keep_the_account_right() -> None:
     """A sum that drifts would let them grow for ever."""
-    readings = Readings(limit_bytes=20_000)
-    keys = [fresh_key() for _ in range(8)]
+    readings = Readings(limit_bytes=1 << 30)  # else clearing mends it
+    keys = [fresh_key() for _ in range(2)]
     origin = Origin(0, 1)
 
     def work(number: int) -> None:
