@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from command import Run
 from hypothesis import settings
 
 # Cut cables, paused machines and wrong clocks need minutes and an idle machine: `make prove`.
@@ -27,6 +28,20 @@ settings.load_profile("default")
 def anyio_backend() -> str:
     """Run ``@pytest.mark.anyio`` tests on asyncio, the loop that the library supports."""
     return "asyncio"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command; its exit code and all that it printed."""
+    from samesession import cli  # not every test pays for it
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = cli.main(arguments)
+        told = capsys.readouterr()
+        assert "Traceback" not in told.out + told.err
+        return code, told.out + told.err
+
+    return run
 
 
 @pytest.fixture(scope="module", autouse=True)

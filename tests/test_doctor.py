@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from command import Run, line
 from sqlalchemy import Connection
 from tables import started
 
-from samesession import cli
 from samesession._bridge import ready
 from samesession.lab import engines
 from samesession.lab.daemon import Daemon
@@ -23,27 +23,6 @@ from samesession.stores import sql_check
 from samesession.stores.sql_drivers import Target
 from samesession.strategies import strategy_of
 from samesession.testing import changed, created, fresh_key, now_ms
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command; its exit code and all that it printed."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        code = cli.main(arguments)
-        told = capsys.readouterr()
-        assert "Traceback" not in told.out + told.err
-        return code, told.out + told.err
-
-    return run
-
-
-def line(printed: str, what: str) -> str:
-    """The one line about something."""
-    (found,) = [text for text in printed.splitlines() if re.match(rf"\w+ +{what}\b", text)]
-    return found
 
 
 def execute(url: str, *statements: str) -> None:

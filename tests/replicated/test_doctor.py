@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+from command import Run, line
 
-from samesession import cli
 from samesession.lab import engines
 from samesession.lab.engines import ask
 from samesession.lab.ports import Port
 from samesession.lab.replicated import SERVICE, Cluster, Sentinelled
 
-Run = Callable[..., tuple[int, str]]
 PATIENT = "deadline=5s"
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command; its exit code and all that it printed."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        code = cli.main(arguments)
-        told = capsys.readouterr()
-        assert "Traceback" not in told.out + told.err
-        return code, told.out + told.err
-
-    return run
-
-
-def line(printed: str, what: str) -> str:
-    """The one line about something."""
-    (found,) = [text for text in printed.splitlines() if re.match(rf"\w+ +{what}\b", text)]
-    return found
 
 
 @pytest.fixture(scope="module")
