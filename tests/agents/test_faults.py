@@ -30,6 +30,7 @@ from samesession.cluster.lmdb_shelf import map_of
 from samesession.cluster.options import Options
 from samesession.cluster.transport import ALL, mailbox
 from samesession.cluster.wire import LARGEST
+from samesession.errors import ConfigError
 from samesession.lab.ports import Port
 from samesession.lab.processes import others_in_group
 from samesession.settings import Url
@@ -145,6 +146,35 @@ def test_who_was_logged_out_is_shown_by_nobody_whatever_was_paused_or_killed(
     eventually(lambda: all(three[2]("load", key=name)["is"] == "mark" for name in versions))
     median = sorted(took)[1]
     figure(f"logout with one {hurt} {how.name}: {max(took):.2f} s at most, median {median:.2f}")
+
+
+def test_an_agent_that_was_paused_for_long_is_followed_by_another(
+    three: list[Host], figure: Figure
+) -> None:
+    """zenoh may drop what an agent says anew on links that broke meanwhile, for good."""
+    versions, everybody = made(three[0], 10), {"s1", "s2", "s3"}
+
+    def whole() -> bool:
+        """Asks through each agent; one that is not there yet answers nobody."""
+        with suppress(ConfigError):
+            return all(
+                {*host.status()["agent"]["linked"], host.name} == everybody
+                and {*host.status()["members"], host.name} == everybody
+                for host in three
+            )
+        return False
+
+    took = []
+    for seconds in (1.7, 2.2, 2.7, 3.2):
+        before = three[2].signal_agent(signal.SIGSTOP)
+        time.sleep(seconds)
+        three[2].signal_agent(signal.SIGCONT)
+        woken = time.monotonic()
+        eventually(lambda before=before: three[2].agent not in {None, before})  # type: ignore[misc]
+        eventually(whole)
+        took.append(time.monotonic() - woken)
+    assert [kept(host, versions) for host in three] == [10, 10, 10]
+    figure(f"agent paused 4 times: linked with all others again within {max(took):.1f} s")
 
 
 # -- servers --------------------------------------------------------------------------------------

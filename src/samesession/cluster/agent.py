@@ -32,7 +32,7 @@ from samesession.cluster.lmdb_shelf import LmdbShelf, map_of
 from samesession.cluster.options import Options, resolve, shown
 from samesession.cluster.replica import Now, Output, Replica
 from samesession.cluster.transport import ALL, Question, mailbox
-from samesession.cluster.zenoh import Place, ZenohTransport
+from samesession.cluster.zenoh import LEASE_MS, Place, ZenohTransport
 from samesession.errors import SameSessionError, StoreUnavailableError
 from samesession.settings import Url
 
@@ -47,6 +47,9 @@ WORKERS_S = 3.0
 HAND_OVER_S = 10.0
 QUESTION_S = 10.0
 LOOK_AROUND_S = 2.0
+BROKEN_MS = LEASE_MS * 3 // 4
+"""After a pause as long the others may have ended their links: zenoh speaks every quarter."""
+
 REMEMBER_S = 600.0
 RETRY_S = 1.0
 LOG_EVERY_S = 60.0
@@ -147,11 +150,15 @@ class Agent:
             # Its memory may differ from the shelf, or from what was said: the next agent starts
             # from the shelf.
             log.exception("the agent of %s ends and is started anew", self._settings.name)
-            self._failed = True
-            self._left.set()
-            self._asked.set()
+            self._fail()
             if not begun:
                 yield
+
+    def _fail(self) -> None:
+        """End at once, and hand nothing over."""
+        self._failed = True
+        self._left.set()
+        self._asked.set()
 
     def request(self, worker: _Worker, number: int, body: bytes) -> None:
         """A worker asks."""
@@ -242,7 +249,20 @@ class Agent:
     # -- time --------------------------------------------------------------------------------------
 
     async def _ticks(self) -> None:
+        """Let time pass; end after a pause so long that the others ended their links with us.
+
+        When a server wakes, its new link may be there before the other side is done with the old
+        one, and what was declared on the new one goes with the old one: after one in some ten
+        such pauses two servers never heard of one another again. A new agent is somebody new.
+        """
+        ticked_ms, linked = _idle_ms(), False
         while True:
+            paused_ms, ticked_ms = _idle_ms() - ticked_ms, _idle_ms()
+            if paused_ms > BROKEN_MS and linked:  # as before the pause: by now links may be gone
+                log.warning("paused for %.1f s: a new agent takes over", paused_ms / 1000)
+                self._fail()
+                return
+            linked = bool(self._transport.linked)
             self.step(self._replica.tick)
             self._answer_ready()
             now = time.monotonic()
@@ -389,6 +409,11 @@ async def _answers(address: str) -> bool:
 def _haste(output: Output) -> bool:
     """False, so first, for what a worker or another server waits for."""
     return not isinstance(output, replica.Said | replica.Reply)
+
+
+def _idle_ms() -> int:
+    """A clock that runs while this process does not, whoever keeps it from running."""
+    return boot_ms() - time.process_time_ns() // 1_000_000
 
 
 def _now() -> Now:
