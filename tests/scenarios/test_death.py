@@ -120,11 +120,11 @@ def test_under_load_a_killed_server_costs_what_was_in_flight_on_it_and_nothing_e
     assert late == noticed
     if STRICT:
         assert noticed == []
-    # One request at a time each: no more can have been in flight. On a crowded machine the balancer
-    # may notice before the killer itself is told: those are counted above.
+    # One request at a time each, and one more that the dying server's socket still took. On a
+    # crowded machine the balancer may notice before the killer is told: those are counted above.
     for kill_ in kills:
         cut_short = [f for f in failures if kill_.explains(f)]
-        assert sum(not kill_.was_noticed_during(f) for f in cut_short) <= VISITORS
+        assert sum(not kill_.was_noticed_during(f) for f in cut_short) <= 2 * VISITORS
     assert excused <= len(in_flight)
 
 

@@ -407,8 +407,12 @@ async def _answers(address: str) -> bool:
 
 
 def _haste(output: Output) -> bool:
-    """False, so first, for what a worker or another server waits for."""
-    return not isinstance(output, replica.Said | replica.Reply)
+    """False, so first, for what a worker waits for.
+
+    What goes to other servers keeps its order: an answer may carry a change that comes after one
+    that is told.
+    """
+    return not isinstance(output, replica.Said)
 
 
 def _idle_ms() -> int:
