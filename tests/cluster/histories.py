@@ -424,20 +424,24 @@ class History:
         self._checked_request(jar, host, lambda session: session.login(jar.user), then)
 
     def _rotate(self, jar: Jar, host: Host) -> None:
-        before = list(jar.lineage)
+        before, lives = list(jar.lineage), self._lives()
 
         def then(ok: bool, session: Any, store: WorkerStore) -> None:
             self.say(jar.name, "rotate on", host.name, ok, "weak" * store.weak)
             if ok and session._life.record is not None:
                 self._moved(jar)
                 self._over(jar, before, host, store)
-            elif ok and store.found and not jar.excused:
+            elif ok and store.found and not jar.excused and self._lives() == lives:
+                # (An authority that dies over it may sign the user out: L1 says so.)
                 raise BrokenError(f"{jar.name} rotated on {host.name}, which signed it out")
             else:
                 self._doubtful(jar)
             self._next(jar)
 
         self._checked_request(jar, host, lambda session: session.rotate(), then)
+
+    def _lives(self) -> list[int]:
+        return [host.life for host in self.world.hosts.values()]
 
     def _logout(self, jar: Jar, host: Host) -> None:
         before = list(jar.lineage)
