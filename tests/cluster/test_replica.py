@@ -231,15 +231,21 @@ def holding_news_back(world: World, to: Host, key: Key, taken: list[int] | None 
     return late
 
 
+def used_by_who_owns_nothing(seed: int) -> tuple[World, Key, Host, Host, Host]:
+    """A world, ann's record, its authority, and two servers that only use it."""
+    world, key = cluster(5, seed, copies=2), key_of("x")
+    first = authority_of(world, key)
+    owners = first.agent._claims.owners(shard_of(key, 8))
+    one, two = [host for host in world.hosts.values() if host.name not in owners][:2]
+    outcome(world, WorkerStore(one).commit(created(world, key, "ann")))
+    assert isinstance(outcome(world, WorkerStore(two).load(key)), Record)
+    return world, key, first, one, two
+
+
 def test_a_sign_out_everywhere_waits_for_ends_that_others_began() -> None:
     """A rotation under way has ended the old record, and not everybody has heard of it."""
     for seed in range(20):
-        world, key = cluster(5, seed, copies=2), key_of("x")
-        first = authority_of(world, key)
-        owners = first.agent._claims.owners(shard_of(key, 8))
-        one, two = [host for host in world.hosts.values() if host.name not in owners][:2]
-        outcome(world, WorkerStore(one).commit(created(world, key, "ann")))
-        assert isinstance(outcome(world, WorkerStore(two).load(key)), Record)
+        world, key, first, one, two = used_by_who_owns_nothing(seed)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(two, "receive", holding_news_back(world, two, key))
             names = map(str, range(99))
@@ -255,12 +261,7 @@ def test_a_sign_out_everywhere_waits_for_ends_that_others_began() -> None:
 def test_an_end_that_its_authority_died_over_is_told_by_the_next_one() -> None:
     """A server that only used the record has heard nothing; it is in no comparison."""
     for seed in range(20):
-        world, key = cluster(5, seed, copies=2), key_of("x")
-        first = authority_of(world, key)
-        owners = first.agent._claims.owners(shard_of(key, 8))
-        one, two = [host for host in world.hosts.values() if host.name not in owners][:2]
-        outcome(world, WorkerStore(one).commit(created(world, key, "ann")))
-        assert isinstance(outcome(world, WorkerStore(two).load(key)), Record)
+        world, key, first, one, two = used_by_who_owns_nothing(seed)
         never: list[int] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(two, "receive", holding_news_back(world, two, key, never))

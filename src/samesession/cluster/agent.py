@@ -257,7 +257,8 @@ class Agent:
         """
         ticked_ms, linked = _idle_ms(), False
         while True:
-            paused_ms, ticked_ms = _idle_ms() - ticked_ms, _idle_ms()
+            idle_ms = _idle_ms()
+            paused_ms, ticked_ms = idle_ms - ticked_ms, idle_ms
             if paused_ms > BROKEN_MS and linked:  # as before the pause: by now links may be gone
                 log.warning("paused for %.1f s: a new agent takes over", paused_ms / 1000)
                 self._fail()

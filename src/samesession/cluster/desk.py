@@ -172,15 +172,21 @@ class Desk:
 
     def _if_obeyed(self, shard: int, role: Role, done: Do, do: Callable[[], None]) -> None:
         """Do something unless another server has become the authority."""
+        self._state.counts["confirmed"] += 1
+        self._claims.confirm(shard, role, self._unless_lost(shard, role, done, do))
 
-        def told(obeyed: bool) -> None:
+    def _unless_lost(
+        self, shard: int, role: Role, done: Do, do: Callable[[], None]
+    ) -> Callable[..., None]:
+        """What to call once the others were asked; they may have said whether they still obey."""
+
+        def told(obeyed: bool = True) -> None:
             if obeyed and self._claims.serving(shard) is role:
                 do()
             else:
                 done(NotMine(self._state.fence(shard)))
 
-        self._state.counts["confirmed"] += 1
-        self._claims.confirm(shard, role, told)
+        return told
 
     def _commit(
         self,
@@ -261,14 +267,10 @@ class Desk:
     def _end(self, shard: int, role: Role, asked: End, done: Do, *, sought: bool = False) -> None:
         before = self._state.held(asked.key)
         if not sought and self._lacks_contents(before, asked.ending):
-
-            def go_on() -> None:
-                if self._claims.serving(shard) is role:
-                    self._end(shard, role, asked, done, sought=True)
-                else:
-                    done(NotMine(self._state.fence(shard)))
-
             self._state.counts["sought"] += 1
+            go_on = self._unless_lost(
+                shard, role, done, lambda: self._end(shard, role, asked, done, sought=True)
+            )
             self._comparing.seek(shard, role, asked.key, go_on)
             return
         mark, told = self._finish(shard, role, asked.key, asked.ending)

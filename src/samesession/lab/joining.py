@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
@@ -52,4 +53,4 @@ class Joining:
                 if ready(join()):
                     self._wanted.clear()
                     return
-            threading.Event().wait(AGAIN_S)
+            time.sleep(AGAIN_S)
