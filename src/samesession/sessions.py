@@ -261,10 +261,7 @@ class Sessions:
         Adapters do it at start-up where their protocol has one, so that a balancer sends nobody
         too early. What is not ready then answers 503 until it is.
         """
-        join = getattr(self.loops.store, "ready", None)
-        if join is not None:
-            with suppress(StoreUnavailableError):
-                await join()
+        await _joined(self.loops.store)
 
     async def close(self) -> None:
         """Close connections and files; adapters do it at shutdown, and a later use reopens them."""
@@ -367,9 +364,20 @@ class BlockingSessions:
         """As `Sessions.end_all`."""
         return ready(self._core.end_all(principal, keep=keep))
 
+    def ready(self) -> None:
+        """As `Sessions.ready`; WSGI has no start-up, so a server's own hook calls it."""
+        ready(_joined(self._core.store))
+
     def close(self) -> None:
         """As `Sessions.close`."""
         ready(self._core.store.close())
+
+
+async def _joined(store: Store) -> None:
+    join = getattr(store, "ready", None)
+    if join is not None:
+        with suppress(StoreUnavailableError):
+            await join()
 
 
 def _checked_handle(handle: str) -> str:

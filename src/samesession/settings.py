@@ -15,7 +15,7 @@ from samesession.errors import ConfigError
 
 _DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SIZE_BYTES = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
-MAKE_A_KEY = "make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+MAKE_A_KEY = "make one: samesession keys new"
 # RFC 6265 4.1.1: a cookie's name is an RFC 2616 token.
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]{1,256}")

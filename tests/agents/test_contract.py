@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from agents.hosts import Host, on_loopback
+from samesession import Sessions
+from samesession.cluster import status
+from samesession.lab.ports import Port
 from samesession.record import Applied, Delta, Ended, Ending, Key, Mark, Outcome, Record, Version
 from samesession.settings import Quota
 from samesession.store import Store
@@ -119,6 +123,20 @@ class TestOneServer(OfCluster):
 
 class TestThreeServers(OfCluster):
     servers = 3
+
+
+def test_threads_wait_until_their_server_has_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Port() as port:
+        monkeypatch.setenv("SAMESESSION_LISTEN", port.address)
+        url = f"cluster://{port.address}{tmp_path}?size=4MB"
+        sessions = Sessions.from_url(url, keys=["a key of 32 bytes or more, for one"])
+        try:
+            sessions.blocking.ready()
+            assert status.of(url)["ready"]
+        finally:
+            sessions.blocking.close()
 
 
 def _opened(host: Host, name: str) -> Store:

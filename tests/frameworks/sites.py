@@ -141,7 +141,7 @@ class Server:
 class Site:
     """Two servers of a framework over one store, or one over its own memory."""
 
-    def __init__(self, row: Row, url: str, **env: str) -> None:
+    def __init__(self, row: Row, url: str, *, servers: int = 2, **env: str) -> None:
         self.row = row
         self.shared = not url.startswith(("memory", "sticky"))
         self.on_engine = url.startswith("redis")
@@ -153,7 +153,7 @@ class Site:
             **dict(row.env),
             **env,
         }
-        names = ["s1", "s2"] if self.shared else ["s1"]
+        names = ["s1", "s2"][:servers] if self.shared else ["s1"]
         # What is in memory is one process's; over a store the second server has more of them.
         sticky = row.workers if url.startswith("sticky") else 1
         count = {"s1": sticky, "s2": row.workers}

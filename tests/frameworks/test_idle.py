@@ -1,4 +1,7 @@
-"""Idle and absolute limits on two servers; a slow request neither ends nor loses its session."""
+"""Idle and absolute limits on two servers; a slow request neither ends nor loses its session.
+
+And what it costs the store that reading keeps a session alive.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 import pytest
+from scenarios.resp import Monitor
 
 from frameworks.conftest import PROVE
 from frameworks.sites import ROWS, Browser, Site
-from samesession.lab.engines import Engine
+from samesession.lab.engines import Engine, start
 
 IDLE_S = 2.0
 SLOW_S = 4.0
@@ -25,6 +29,10 @@ LIFETIME_S = 10.0
 FIRST = ("aiohttp", "django", "flask", "litestar", "quart", "starlette")
 NAMES = sorted(ROWS) if PROVE else FIRST
 AT_ONCE = len(FIRST)
+BUDGET = 10
+SCALE = 1 if PROVE else 10
+"""Ten times shorter in CI; the budget is the same, since it counts the steps of idle/20 that pass:
+20 s / 3 s = 2 s / 0.3 s = 6.7."""
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +86,44 @@ def test_a_slow_request_does_not_kill_its_session_and_its_limits_do(
     name: str, lived: dict[str, Future[None]]
 ) -> None:
     lived[name].result()
+
+
+# -- PROMISES 8: reading ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def read(lived: dict[str, Future[None]]) -> Iterator[dict[str, Future[None]]]:
+    """While those above wait."""
+    with ThreadPoolExecutor(3) as pool:
+        yield {name: pool.submit(read_only, name) for name in sorted(ROWS)}
+
+
+def read_only(name: str) -> None:
+    reads, within_s, idle_s = 1000 // SCALE, 20 / SCALE, 60 / SCALE
+    with start() as engine:
+        row = replace(ROWS[name], workers=1)
+        site = Site(row, f"{engine.url}?deadline=5s", SAMESESSION_IDLE=f"{idle_s}s", servers=1)
+        try:
+            with Browser(site) as browser:
+                browser.put("a", 1)
+                with Monitor(engine.port) as monitor:
+                    begins = time.monotonic()
+                    for turn in range(reads):
+                        time.sleep(max(0.0, begins + turn * within_s / reads - time.monotonic()))
+                        assert browser.read()["known"]
+                    took_s = time.monotonic() - begins
+        finally:
+            site.close()
+    assert monitor.sent["HGETALL"] == reads, "one command a read"
+    writes = monitor.sent["EVALSHA"]
+    assert monitor.sent.keys() <= {"HGETALL", "EVALSHA", "HELLO"}
+    due = took_s / (idle_s / 20)
+    assert writes >= due / 2, "it was exercised"
+    assert writes <= BUDGET * max(1.0, took_s / within_s)  # a busy machine takes longer
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_thousand_reads_cost_the_store_ten_writes_at_most(
+    name: str, read: dict[str, Future[None]]
+) -> None:
+    read[name].result()
