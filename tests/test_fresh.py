@@ -192,7 +192,7 @@ def test_in_a_thread_the_call_is_enough() -> None:
     asyncio.run(_signed_in(site))
     session = asyncio.run(_opened(site))
     asyncio.run(_changed(site))
-    site.near.copies.heard(site.near.copies.era, site.near.boot)
+    site.near.beat()
     session.fresh()
     assert session["stock"] == 0
 

@@ -35,7 +35,7 @@ from samesession.record import (
 from samesession.store import Store, end_with_successors
 from samesession.stores.memory import MemoryStore
 from samesession.stores.near import HOLD_MS, STALE_MS, NearCache
-from samesession.stores.near_copies import LEASE_MS, Copies
+from samesession.stores.near_copies import LEASE_MS, Copies, Witness
 from samesession.testing import StoreContract, changed, created, ending, fresh_key, now_ms
 
 Hook = Callable[[], object]
@@ -50,29 +50,30 @@ class Authority(MemoryStore):
     def __init__(self) -> None:
         super().__init__(now_ms)
         self.asked: Counter[str] = Counter()
+        self.about: Callable[[Key], object] = lambda _key: None
         self.down = False
         self.held: Hook | None = None
         self.before: Hook | None = None
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
-        self._ask("load")
+        self._ask("load", key)
         found = await super().load(key, at_least=at_least)
         self._meanwhile()
         return found
 
     async def commit(self, delta: Delta) -> Outcome:
-        self._ask("commit")
+        self._ask("commit", delta.key)
         outcome = await super().commit(delta)
         self._meanwhile()
         # As Redis: the record is not sent back.
         return replace(outcome, record=None) if isinstance(outcome, Applied) else outcome
 
     async def end(self, key: Key, ending: Ending) -> Mark:
-        self._ask("end")
+        self._ask("end", key)
         return await super().end(key, ending)
 
     async def repair(self, record: Record, lost_after: Commit) -> bool:
-        self._ask("repair")
+        self._ask("repair", record.key)
         there = self._stored.get(record.key)
         if not isinstance(there, Record) or there.commits[-1] != lost_after:
             return False
@@ -86,9 +87,10 @@ class Authority(MemoryStore):
     def stands(self, key: Key) -> Record | Mark | None:
         return self._stored.get(key)
 
-    def _ask(self, what: str) -> None:
+    def _ask(self, what: str, key: Key) -> None:
         if self.down:
             raise StoreUnavailableError("down")
+        self.about(key)
         self.asked[what] += 1
         hook, self.before = self.before, None
         if hook is not None:
@@ -105,19 +107,28 @@ class ScriptedFeed:
 
     def __init__(self, limit: int = 1 << 20) -> None:
         self.copies = Copies(limit)
-        self.copies.listen()
+        self.witness = Witness(listening=True)
         self.pauses: list[int] = []
         self.kept_up = 0
 
-    def here(self) -> Copies:
+    def at_hand(self) -> Copies:
         return self.copies
 
-    at_hand = here
+    def here(self, key: Key) -> Copies:
+        return self.copies
 
-    def keep_up(self, copies: Copies) -> None:
-        assert copies is self.copies
+    def keep_up(self, witness: Witness) -> None:
+        assert witness is self.witness
         self.kept_up += 1
-        copies.beating = True
+        witness.beating = True
+
+    def asked(self, key: Key) -> None:
+        self.copies.asked(key, self.witness)
+
+    def lost(self, *, listening: bool = False) -> None:
+        """The connection broke; the next one listens, or may not."""
+        self.copies.lost(self.witness)
+        self.witness = Witness(listening=listening)
 
     async def pause(self, ms: int) -> None:
         self.pauses.append(ms)
@@ -129,6 +140,7 @@ class Near:
     def __init__(self, *, accept_stale: bool = False, limit: int = 1 << 20) -> None:
         self.authority = Authority()
         self.feed = ScriptedFeed(limit)
+        self.authority.about = self.feed.asked
         self.copies = self.feed.copies
         self.boot = 1_000_000
         self.wall = now_ms()
@@ -160,7 +172,7 @@ class Near:
 
     def beat(self) -> None:
         """A heartbeat's answer is here."""
-        self.copies.heard(self.copies.era, self.boot)
+        self.feed.witness.heard(self.boot)
 
     def warm(self, principal: str | None = None, **values: bytes) -> Record:
         """A record that this process has in use."""
@@ -195,7 +207,7 @@ def test_a_record_in_use_is_loaded_once() -> None:
     assert near.authority.asked["load"] == 1
     assert near.counts["near"] == 21
     assert near.feed.kept_up == 1  # somebody is asked to keep the lease
-    assert near.copies.used
+    assert near.feed.witness.used == record.key
 
 
 def test_a_copy_that_does_not_cover_the_cookie_asks_the_authority() -> None:
@@ -268,7 +280,7 @@ def test_the_answer_of_a_commit_or_an_end_does_not_extend_it() -> None:
 def test_an_answer_to_something_old_does_not_shorten_it() -> None:
     near = Near()
     record = near.warm()
-    near.copies.heard(near.copies.era, near.boot - 100)
+    near.feed.witness.heard(near.boot - 100)
     near.boot += LEASE_MS - 1
     assert near.is_near(record.key)
 
@@ -333,9 +345,10 @@ def test_neither_is_one_during_which_everything_changed(news: str) -> None:
     near = Near()
     key = fresh_key()
     near.elsewhere(created(key, a=b"1"))
-    near.authority.held = lambda: near.told(None) if news == "null" else near.copies.lost()
+    near.authority.held = lambda: (
+        near.told(None) if news == "null" else near.feed.lost(listening=True)
+    )
     near.load(key)
-    near.copies.listen()
     near.beat()
     assert not near.is_near(key)
 
@@ -371,11 +384,11 @@ def test_a_load_that_was_overtaken_by_an_own_end_does_not_bring_it_back() -> Non
 def test_a_lost_connection_makes_copies_unservable_until_asked_again() -> None:
     near = Near()
     record, other = near.warm(), near.warm()
-    near.copies.lost()
+    near.feed.lost()
     assert len(near.copies) == 2  # not gone
     assert not near.is_near(record.key)  # nobody listens: it is asked for each time
     assert not near.is_near(record.key)
-    near.copies.listen()
+    near.feed.witness.listening = True
     near.beat()
     assert not near.is_near(record.key)
     assert near.is_near(record.key)
@@ -385,19 +398,18 @@ def test_a_lost_connection_makes_copies_unservable_until_asked_again() -> None:
 def test_a_connection_that_comes_back_by_itself_does_not_make_stale_copies_servable() -> None:
     near = Near()
     record = near.warm("ann")
-    era, asked = near.copies.era, near.boot
-    near.copies.lost()
+    before = near.feed.witness
+    near.feed.lost(listening=True)
     ready(MemoryStore.end(near.authority, record.key, ending()))  # told to nobody
-    near.copies.listen()
-    near.copies.heard(era, asked)  # an answer of before
+    before.heard(near.boot)  # an answer of before
     near.beat()
     assert isinstance(near.load(record.key), Mark)
 
 
 def test_a_server_that_refuses_to_tell_is_always_asked() -> None:
-    assert not Copies(1).listening
+    assert not Witness().listening
     near = Near()
-    near.copies.lost()  # connected anew, and not listening
+    near.feed.lost()  # connected anew, and not listening
     key = fresh_key()
     near.elsewhere(created(key, a=b"1"))
     for _ in range(3):
@@ -508,7 +520,7 @@ def test_the_end_of_an_anonymous_record_waits_for_nobody_but_a_login_does() -> N
     for reason, waits in ((Reason.LOGOUT, 0), (Reason.ROTATED, 0), (Reason.LOGIN, 1)):
         near = Near()
         record = near.warm()
-        near.copies.lost()  # whose it is never changes: an old copy knows
+        near.feed.lost()  # whose it is never changes: an old copy knows
         ready(near.cache.end(record.key, ending(reason)))
         assert len(near.feed.pauses) == waits
 
@@ -561,7 +573,7 @@ def test_stale_accept_goes_on_for_thirty_seconds_and_counts() -> None:
     near.boot += LEASE_MS - 1
     near.beat()
     near.authority.down = True
-    near.copies.lost()
+    near.feed.lost()
     near.boot += STALE_MS
     assert near.load(record.key) is record
     assert near.counts["stale"] == 1
@@ -574,7 +586,7 @@ def test_stale_accept_serves_no_copy_that_is_known_to_be_older_or_over() -> None
     near = Near(accept_stale=True)
     record = near.warm()
     near.authority.down = True
-    near.copies.lost()
+    near.feed.lost()
     assert near.load(record.key) is record
     with pytest.raises(StoreUnavailableError):
         near.load(record.key, Version(record.version.number + 1, b"xx"))
@@ -588,7 +600,7 @@ def test_stale_accept_lets_a_touch_wait_and_nothing_else() -> None:
     near = Near(accept_stale=True)
     record = near.warm("ann")
     near.authority.down = True
-    near.copies.lost()
+    near.feed.lost()
     touch = Delta(record.key, b"touch...", now_ms(), record.idle_until_ms + 5000)
     assert near.commit(touch) == Applied(record.commits, record.seen_ms, record.idle_until_ms)
     for refused in (change(record, a=b"2"), created(fresh_key(), a=b"1")):
@@ -611,6 +623,38 @@ def test_a_commit_whose_outcome_nobody_knows_is_not_served_stale() -> None:
         near.load(record.key)
 
 
+# --- several servers ------------------------------------------------------------------------------
+
+
+def test_each_server_vouches_for_what_was_read_from_it() -> None:
+    near = Near()
+    record = near.warm()
+    first, near.feed.witness = near.feed.witness, Witness(listening=True)
+    other = near.warm()
+    near.copies.lost(first)
+    assert near.is_near(other.key)
+    near.boot += LEASE_MS - 1
+    near.beat()  # the other one's
+    near.boot += 1
+    assert near.is_near(other.key)
+    assert not near.is_near(record.key)
+
+
+def test_what_was_asked_of_two_servers_is_not_kept() -> None:
+    """The first sent it on, and tells nothing of it; the second may not be asked next time."""
+    near = Near()
+    key = fresh_key()
+    near.elsewhere(created(key, a=b"1"))
+    other = Witness(listening=True)
+    near.authority.before = lambda: near.copies.asked(key, other)
+    near.load(key)
+    for witness in (near.feed.witness, other):
+        witness.heard(near.boot)
+    assert near.copies.kept(key) is None
+    assert not near.is_near(key)  # nor is it known to be anybody's
+    assert near.is_near(key)
+
+
 # --- a store that went back in time ---------------------------------------------------------------
 
 
@@ -624,8 +668,7 @@ def gone_back(near: Near, by: int) -> tuple[Record, Record]:
         found = near.load(states[0].key)
         assert isinstance(found, Record)
         states.append(found)
-    near.copies.lost()
-    near.copies.listen()
+    near.feed.lost(listening=True)
     near.authority.lose(states[0])
     return states[-1], states[0]
 
@@ -744,8 +787,10 @@ class TestNearOverMemory(StoreContract):
                 feed.copies.changed(None)
                 return await super().end_all(principal, ending, keep=keep)
 
+        authority = Telling()
+        authority.about = feed.asked
         return NearCache(
-            Telling(), feed, clock_ms=now_ms, boot_ms=lambda: 0, count=lambda _name: None
+            authority, feed, clock_ms=now_ms, boot_ms=lambda: 0, count=lambda _name: None
         )
 
 

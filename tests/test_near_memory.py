@@ -13,7 +13,7 @@ import pytest
 from samesession.codec import encode
 from samesession.record import Commit, Key, Origin, Record
 from samesession.session import Changes, Client, Life, Session, builds_on
-from samesession.stores.near_copies import Copies
+from samesession.stores.near_copies import Copies, Witness
 
 LIMIT = 1 << 19
 CONTENTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -49,7 +49,7 @@ def test_copies_take_no_more_memory_than_the_limit(kind: str, written: bool) -> 
     gc.collect()
     tracemalloc.start()
     copies = Copies(LIMIT)
-    copies.listen()
+    witness = Witness(listening=True)
     while True:
         before = len(copies)
         record = a_record(make())
@@ -62,6 +62,7 @@ def test_copies_take_no_more_memory_than_the_limit(kind: str, written: bool) -> 
             builds_on(after, record, Changes(after.values, ()))
             record = after
         errand = copies.begin(record.key)
+        copies.asked(record.key, witness)
         copies.keep(errand, record)
         copies.over(errand)
         if len(copies) == before:

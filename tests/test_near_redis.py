@@ -126,7 +126,7 @@ class Here:
     @property
     def copies(self) -> Copies:
         async def here() -> Copies:
-            return self.store._feed.here()
+            return self.store._feed.at_hand()
 
         found = self.run(here())
         assert isinstance(found, Copies)
@@ -300,11 +300,11 @@ def test_a_connection_that_comes_back_by_itself_serves_nothing_of_before(
         for key in keys:
             one.run(one.store.commit(created(key, "ann", a=b"0")))
             one.warm(key)
-        era = one.copies.era
+        before = one.copies.witness(keys[0])
         proxy.cut()
         for key in keys:
             other.run(other.store.end(key, ending()))  # told to nobody
-        one.until(lambda: one.copies.era > era or one.load(fresh_key()) is not None)
+        one.until(lambda: before.over or one.load(fresh_key()) is not None)
         assert len(one.copies) == 5
         for key in keys:
             assert isinstance(one.load(key), Mark)
@@ -424,7 +424,10 @@ def test_a_burst_of_news_before_an_answer_is_no_trouble(
     one, redis = make(url_of(engine.port)), client(engine.port)
     for number in range(1500):
         redis.hset(f"samesession:s:{number:032x}", ".a", "1")
-    one.run(one.store.load(fresh_key()))
+    key = fresh_key()
+    one.run(one.store.commit(created(key, a=b"0")))
+    one.warm(key)
+    witness = one.copies.witness(key)
 
     async def everything() -> None:
         for number in range(1500):
@@ -439,31 +442,47 @@ def test_a_burst_of_news_before_an_answer_is_no_trouble(
     pipe.execute()
     redis.close()
     assert one.load(fresh_key()) is None
-    assert one.copies.era == 0
+    assert not witness.over
 
 
 def test_of_two_connections_only_the_one_that_answers_vouches_for_copies() -> None:
     """After a failover there is a second one; what the first had told is asked for again."""
     told = Told(Copies(1 << 20), "samesession:s:")
-    copies, old, new = told.copies, told.tracker(), told.tracker()
-    for connection in (old, new, old):  # and back
-        connection.listening()
-        era = copies.era
+    old, new = (told.tracker(("h", port)) for port in (1, 2))
+    old.listening()
+    old.answered()
+    new.listening()
+    for asked, connection, former in ((1000, new, old), (2000, old, new)):  # and back
+        before = former.witness
         connection.answered()
-        assert copies.listening
         assert told.speaker is connection
-        copies.heard(era, 1000)  # what was asked for while the other one spoke
-        assert copies.heard_ms < 1000 or era == copies.era
-        copies.heard(copies.era, 1000)
-        assert copies.heard_ms == 1000
-    assert copies.era == 2
+        before.heard(asked)  # what was asked for while the other one spoke
+        connection.witness.heard(asked)
+        assert before.over
+        assert (before.heard_ms < asked, connection.witness.heard_ms) == (True, asked)
     new.lost()  # nobody's business any more
-    assert (copies.era, copies.listening) == (2, True)
+    assert not old.witness.over
+    before = old.witness
     old.lost()
-    assert (copies.era, copies.listening) == (3, False)
-    refused = told.tracker()
-    refused.answered()
-    assert not copies.listening
+    assert before.over
+    assert not old.witness.listening
+    assert told.speaker is None
+
+
+def test_of_a_cluster_each_node_vouches_until_it_sends_a_command_on() -> None:
+    told = Told(Copies(1 << 20), "samesession:s:", scattered=True)
+    one, other = (told.tracker(("h", port)) for port in (1, 2))
+    for connection in (one, other):
+        connection.listening()
+        connection.answered()
+    assert not one.witness.over
+    one.witness.used = fresh_key()
+    assert told.heartbeat(one.witness) == ("EXISTS", f"samesession:s:{one.witness.used}")
+    before = one.witness
+    one.refused()
+    assert before.over
+    assert one.witness.listening  # what is asked for from now on
+    assert not other.witness.over
 
 
 # --- processes, threads, loops --------------------------------------------------------------------
@@ -474,6 +493,7 @@ def test_a_fork_has_a_connection_and_copies_of_its_own(engine: Engine) -> None:
     key = fresh_key()
     one.run(one.store.commit(created(key, a=b"0")))
     one.warm(key)
+    witness = one.copies.witness(key)
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -496,7 +516,7 @@ def test_a_fork_has_a_connection_and_copies_of_its_own(engine: Engine) -> None:
         return isinstance(found, Record) and found.values == {"a": b"1"}
 
     one.until(seen)  # the parent's connection still hears
-    assert one.copies.era == 0
+    assert not witness.over
     one.close()
 
 

@@ -18,6 +18,8 @@ from samesession.lab.engines import Engine, start
 from samesession.settings import Url
 from samesession.stores.redis import wiring
 from samesession.stores.redis_near_threads import TrackedThreadWire
+from samesession.stores.redis_target import Node
+from samesession.stores.redis_wire import Command
 
 PATIENCE_S = 20.0
 
@@ -28,8 +30,14 @@ class Listening:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def tracker(self) -> Listening:
+    def tracker(self, node: Node) -> Listening:
         return self
+
+    def asked(self, command: Command) -> None:
+        pass
+
+    def refused(self) -> None:
+        self.heard.append("refused")
 
     def listening(self) -> None:
         self.heard.append("listening")
@@ -122,8 +130,9 @@ def test_each_answer_finds_whoever_asked(wire_to: Opener, admin: redis.Redis) ->
             ready(wire.call("GET", f"watched-{turn % 7}"))
 
     def listen() -> None:
+        here = ("127.0.0.1", admin.get_connection_kwargs()["port"])
         while not over.is_set():
-            wire.read_news(lambda _tracker: lambda: beats.append(1))
+            wire.read_news(here, lambda _tracker: (("PING",), lambda: beats.append(1)))
 
     def disturb() -> None:
         while not over.is_set():

@@ -77,8 +77,10 @@ def deaf(store: Deaf) -> Store:
     feed = ScriptedFeed()
     for key, found in store._stored.items():
         if isinstance(found, Record):
-            feed.copies.keep(feed.copies.begin(key), found)
-    feed.copies.heard(feed.copies.era, 0)
+            errand = feed.copies.begin(key)
+            feed.asked(key)
+            feed.copies.keep(errand, found)
+    feed.witness.heard(0)
     authority: Any = Stepping(store)
     return NearCache(authority, feed, clock_ms=now_ms, boot_ms=lambda: 0, count=lambda _name: None)
 

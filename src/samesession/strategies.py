@@ -57,9 +57,6 @@ _REDIS = Scheme(
     counts=True,
     near="samesession.stores.redis_near",
 )
-_REDIS_CLUSTER = replace(
-    _REDIS, near="", no_near="each of its nodes would have to tell; redis+sentinel:// can"
-)
 
 SCHEMES = {
     "memory": Scheme(
@@ -85,9 +82,9 @@ SCHEMES = {
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), _REDIS),
     **dict.fromkeys(("redis+unix", "valkey+unix"), _REDIS),
     **{
-        f"{base}+{topology}": row
+        f"{base}+{topology}": _REDIS
         for base in ("redis", "rediss", "valkey", "valkeys")
-        for topology, row in (("sentinel", _REDIS), ("cluster", _REDIS_CLUSTER))
+        for topology in ("sentinel", "cluster")
     },
     "memcached": Scheme("external", "samesession.stores.memcached", extra="memcached"),
     "sqlite": Scheme("external", "samesession.stores.sql", extra="sql"),

@@ -35,7 +35,7 @@ from samesession.record import (
 )
 from samesession.settings import Quota
 from samesession.store import Store
-from samesession.stores.near_copies import LEASE_MS, Copies, Errand
+from samesession.stores.near_copies import LEASE_MS, Copies, Errand, Witness
 
 HOLD_MS = LEASE_MS + 10
 """How long an end is held back: two machines' clocks do not run at quite the same speed."""
@@ -54,22 +54,22 @@ def boot_ms() -> int:
 
 
 class Feed(Protocol):
-    """Where an engine tells what changed; one connection for each process or event loop.
+    """Where an engine tells what changed; its own connections for each process or event loop.
 
-    Its store loads on that connection, and what it has committed, and says so, was written or read
-    there; whatever else it does may take another one.
+    Its store loads on those connections, and what it has committed, and says so, was written or
+    read there; whatever else it does may take another one.
     """
 
     def at_hand(self) -> Copies:
-        """The copies of the connection that a command sent now would use."""
+        """The copies that a command sent now is about."""
         ...
 
-    def here(self) -> Copies:
-        """The same, when everything is read that has arrived."""
+    def here(self, key: Key) -> Copies:
+        """The same, when everything is read that has arrived about a key."""
         ...
 
-    def keep_up(self, copies: Copies) -> None:
-        """Copies are in use: ask now and then, so that their lease does not lapse."""
+    def keep_up(self, witness: Witness) -> None:
+        """Its copies are in use: ask now and then, so that their lease does not lapse."""
         ...
 
     async def pause(self, ms: int) -> None:
@@ -131,23 +131,25 @@ class NearCache:
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`: from the copy while its lease runs, else from the store."""
-        copies = self._feed.here()
+        copies = self._feed.here(key)
         asked = self._boot_ms()
         copy = copies.get(key, asked)
         if (
             copy is not None
-            and (at_least is None or copy.covers(at_least))
-            and copy.ends_ms > self._clock_ms()  # else somebody may have touched it (S10)
+            and (at_least is None or copy.record.covers(at_least))
+            and copy.record.ends_ms > self._clock_ms()  # else somebody may have touched it (S10)
         ):
-            copies.used = True
-            if not copies.beating:
-                self._feed.keep_up(copies)
+            witness = copy.witness
+            witness.used = key
+            if not witness.beating:
+                self._feed.keep_up(witness)
             self._count("near")
-            return copy
+            return copy.record
         errand = copies.begin(key)
         try:
             found = await self._store.load(key, at_least=at_least)
-            copies.heard(errand.era, asked)
+            if errand.witness is not None:
+                errand.witness.heard(asked)
             if not isinstance(found, Record):
                 copies.changed(key)
                 return found
@@ -282,8 +284,8 @@ class NearCache:
 
     def _stale(self, copies: Copies, key: Key, at_least: Version | None) -> Record | None:
         """A copy to go on with while the store is down, where that was asked for."""
-        right_at, copy = copies.right_at_ms(key), copies.kept(key)
-        if not self._stale_ms or copy is None or right_at is None:
+        right_at, copy = copies.witness(key).heard_ms, copies.kept(key)
+        if not self._stale_ms or copy is None:
             return None
         if self._boot_ms() - right_at > self._stale_ms or copy.ends_ms <= self._clock_ms():
             return None

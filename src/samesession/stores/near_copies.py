@@ -1,15 +1,20 @@
-"""The copies that one connection to the authority vouches for: which, and until when (S16).
+"""The copies that connections to the authority vouch for: which, and until when (S16).
 
 The rules:
 
-1. Whoever changes a record makes the authority say so on this connection, in the order in which
-   things happened there. So when an answer to something asked at a time T is here, everything that
-   changed before T has been heard, and every copy that is left is right as of T.
+1. Whoever changes a record makes the authority say so on the connection on which the record was
+   read, in the order in which things happened there. So when an answer to something asked at a time
+   T is here, everything that changed before T has been heard, and every copy that was read on that
+   connection and is left is right as of T.
 2. A copy is served for `LEASE_MS` after such a T, by a clock that runs on while the machine sleeps.
    So a process that was paused, or that hears nothing any more, serves nothing.
-3. When the connection breaks a new era begins: no copy of an older one is served before it was
-   asked for again. It is kept all the same, for repair and for ``stale=accept``.
-4. What was on its way while its key was said to have changed is not kept.
+3. When the connection breaks its witness is over: no copy of it is served before it was asked for
+   again, on another one. It is kept all the same, for repair and for ``stale=accept``.
+4. What was on its way while its key was said to have changed is not kept; nor is what was asked on
+   two connections, for nobody knows which of them answered.
+
+Where the authority is several servers (Redis Cluster), each connection is the witness of what was
+read from its server, as long as that server says that it has the keys.
 
 No clock and no connection here: times come in as milliseconds of CLOCK_BOOTTIME.
 """
@@ -19,6 +24,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from threading import Lock
+from typing import Any
 
 from samesession.record import Key, Record
 
@@ -33,18 +39,51 @@ Measured with tracemalloc (Python 3.11), with and without decoded contents: 1.3 
 soon as one of them is wide, and its UTF-8 again once it was encoded (tests/test_near_memory.py).
 """
 
-ERAS_KEPT = 8
+_NEVER_MS = -(1 << 62)
+
+
+class Witness:
+    """One connection to the authority, for as long as what it says counts.
+
+    Attributes:
+        where: whose it is, for who made it.
+        heard_ms: everything that changed before was heard.
+        listening: whether the authority promised to tell.
+        over: whether the connection broke, or its server has nothing to say any more.
+        used: the key of a copy that was served since somebody last looked.
+        beating: whether somebody keeps the lease from lapsing.
+    """
+
+    __slots__ = ("beating", "heard_ms", "listening", "over", "used", "where")
+
+    def __init__(self, where: Any = None, *, listening: bool = False) -> None:
+        """Have heard nothing."""
+        self.where = where
+        self.heard_ms = _NEVER_MS
+        self.listening = listening
+        self.over = False
+        self.used: Key | None = None
+        self.beating = False
+
+    def heard(self, asked_ms: int) -> None:
+        """An answer is here to something asked at a time."""
+        if self.listening and not self.over and asked_ms > self.heard_ms:
+            self.heard_ms = asked_ms
+
+
+_NOBODY = Witness()
+_NOBODY.over = True
 
 
 class Copy:
-    """One record, and the era of the connection that vouches for it."""
+    """One record, and who vouches for it."""
 
-    __slots__ = ("cost", "era", "record")
+    __slots__ = ("cost", "record", "witness")
 
-    def __init__(self, record: Record, era: int) -> None:
+    def __init__(self, record: Record, witness: Witness = _NOBODY) -> None:
         """Weigh it."""
         self.record = record
-        self.era = era
+        self.witness = witness
         values = record.values
         size = sum(map(len, values)) + sum(map(len, values.values()))
         self.cost = FIXED_COST + COST_PER_KEY * len(values) + COST_PER_BYTE * size
@@ -54,85 +93,63 @@ class Errand:
     """A load or a commit on its way.
 
     Attributes:
-        era: of the connection when it began.
+        witness: the connection on which it was asked; None: on none yet, or on several.
         writes: a commit, whose answer says itself what happened before it.
         clean: whether nothing was heard of its key since.
     """
 
-    __slots__ = ("clean", "era", "key", "writes")
+    __slots__ = ("clean", "key", "witness", "writes")
 
-    def __init__(self, key: Key, era: int, *, writes: bool) -> None:
+    def __init__(self, key: Key, *, writes: bool) -> None:
         """Begin."""
         self.key = key
-        self.era = era
+        self.witness: Witness | None = None
         self.writes = writes
         self.clean = True
 
 
 class Copies:
-    """A bounded number of copies, least recently used first to go; threads may share it.
-
-    Attributes:
-        era: how often the connection has broken.
-        heard_ms: everything that changed before was heard.
-        listening: whether the authority promised to tell.
-        used: whether a copy was served since somebody last looked.
-        beating: whether somebody keeps the lease from lapsing.
-    """
+    """A bounded number of copies, least recently used first to go; threads may share it."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Start empty, hearing nothing."""
-        self.era = 0
-        self.heard_ms = -LEASE_MS
-        self.listening = False
-        self.used = False
-        self.beating = False
+        """Start empty."""
         self.cost = 0
         self._limit = limit_bytes
         self._copies: OrderedDict[Key, Copy] = OrderedDict()
         self._errands: dict[Key, list[Errand]] = {}
-        self._vouched: dict[int, int] = {}
         self._lock = Lock()
 
     # -- what is served ----------------------------------------------------------------------------
 
-    def get(self, key: Key, now_ms: int) -> Record | None:
+    def get(self, key: Key, now_ms: int) -> Copy | None:
         """The copy of a record, if it may be served now."""
         copy = self._copies.get(key)
-        if copy is None or copy.era != self.era or now_ms >= self.heard_ms + LEASE_MS:
+        if copy is None:
+            return None
+        witness = copy.witness
+        if witness.over or now_ms >= witness.heard_ms + LEASE_MS:
             return None
         try:
             self._copies.move_to_end(key)
         except KeyError:  # another thread has just dropped it
             return None
-        return copy.record
+        return copy
 
     def kept(self, key: Key) -> Record | None:
         """The copy of a record, whether it may be served or not."""
         copy = self._copies.get(key)
         return None if copy is None else copy.record
 
-    def right_at_ms(self, key: Key) -> int | None:
-        """When the copy was last known to be right; None when nobody knows."""
+    def witness(self, key: Key) -> Witness:
+        """Who vouches for the copy of a record, or did; somebody who knows nothing if none does."""
         copy = self._copies.get(key)
-        if copy is None:
-            return None
-        return self.heard_ms if copy.era == self.era else self._vouched.get(copy.era)
+        return _NOBODY if copy is None else copy.witness
 
     def __len__(self) -> int:
         """How many."""
         return len(self._copies)
 
     # -- what is heard -----------------------------------------------------------------------------
-
-    def listen(self) -> None:
-        """The authority promised to tell on this connection what changes."""
-        self.listening = True
-
-    def heard(self, era: int, asked_ms: int) -> None:
-        """An answer is here to something asked at a time, on the connection of an era."""
-        if era == self.era and self.listening and asked_ms > self.heard_ms:
-            self.heard_ms = asked_ms
 
     def changed(self, key: Key | None) -> None:
         """Somebody changed a record; None: everything may have changed."""
@@ -145,24 +162,28 @@ class Copies:
                 self._drop(key)
                 self._spoil((key,))
 
-    def lost(self) -> None:
-        """The connection broke: what changes now is not heard."""
-        with self._lock:
-            self._vouched[self.era] = self.heard_ms
-            self._vouched.pop(self.era - ERAS_KEPT, None)
-            self.era += 1
-            self.heard_ms = -LEASE_MS
-            self.listening = False
-            self._spoil(self._errands)
+    def lost(self, witness: Witness) -> None:
+        """A connection broke: what changes now is not heard."""
+        with self._lock:  # whoever keeps something just now has finished
+            witness.over = True
 
     # -- what this process asks and does -----------------------------------------------------------
 
     def begin(self, key: Key, *, writes: bool = False) -> Errand:
         """Note that something about a key is on its way."""
-        errand = Errand(key, self.era, writes=writes)
+        errand = Errand(key, writes=writes)
         with self._lock:
             self._errands.setdefault(key, []).append(errand)
         return errand
+
+    def asked(self, key: Key, witness: Witness) -> None:
+        """Something about a key is sent on a connection."""
+        with self._lock:
+            for errand in self._errands.get(key, ()):
+                if errand.witness is None and errand.clean:
+                    errand.witness = witness
+                elif errand.witness is not witness:
+                    errand.witness, errand.clean = None, False
 
     def over(self, errand: Errand) -> None:
         """It has come, or failed."""
@@ -177,8 +198,9 @@ class Copies:
         with self._lock:
             if errand.writes:
                 self._outdate(errand.key)
-            if errand.clean and self.listening:
-                self._put(Copy(record, errand.era))
+            witness = errand.witness
+            if errand.clean and witness and witness.listening and not witness.over:
+                self._put(Copy(record, witness))
             elif errand.writes:
                 self._drop(errand.key)
 
@@ -192,7 +214,7 @@ class Copies:
         with self._lock:
             copy = self._copies.get(key)
             if copy is not None:
-                copy.era = -1
+                self._copies[key] = Copy(copy.record)
             self._spoil((key,))
 
     def _outdate(self, key: Key) -> None:

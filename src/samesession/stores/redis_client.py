@@ -48,6 +48,7 @@ __all__ = [
     "ThreadConnection",
     "elsewhere",
     "loop_connection",
+    "only_asks",
     "teller",
     "thread_connection",
     "track_loop",
@@ -143,6 +144,11 @@ def elsewhere(error: Exception) -> bool:
     return isinstance(error, AskError | ReadOnlyError | ClusterDownError) or (
         isinstance(error, ResponseError) and "-READONLY " in str(error)
     )
+
+
+def only_asks(error: Exception) -> bool:
+    """Whether a server sends on a command for one key, which has left, of a slot that it has."""
+    return isinstance(error, AskError) and not isinstance(error, MovedError)
 
 
 def translated(error: Exception, called: str) -> Exception:

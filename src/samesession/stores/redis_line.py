@@ -22,6 +22,7 @@ from samesession.stores.redis_client import (
     Talk,
     elsewhere,
     loop_connection,
+    only_asks,
     teller,
     track_loop,
     translated,
@@ -117,7 +118,10 @@ class Line:
             sent.answer.set_exception(
                 StoreUnavailableError(f"{self._called} did not answer a moment ago")
             )
-        elif self._talking is None or self._timer is None or sent.asking:
+            return
+        if self._tracker is not None:
+            self._tracker.asked(sent.command)
+        if self._talking is None or self._timer is None or sent.asking:
             self._queue(sent)
         else:  # as almost always
             self._outbox.append(sent)
@@ -266,6 +270,8 @@ class Line:
                 self._queue(self._aside("SCRIPT", "LOAD", script, until=sent.until))
             self._queue(sent)
         elif self._home is not None and elsewhere(reply):
+            if self._tracker is not None and not only_asks(reply):
+                self._tracker.refused()
             self._home.elsewhere(sent, self._node, reply)
         else:
             sent.answer.set_exception(translated(reply, self._called))

@@ -200,7 +200,7 @@ class Lines:
                 self if self._map.moves else None,
                 only_primary=self._map.by_sentinel,
                 endings=self._endings,
-                tracker=None if self.listener is None else self.listener.tracker(),
+                tracker=None if self.listener is None else self.listener.tracker(node),
             )
             if not self._map.moves:
                 self._only = line

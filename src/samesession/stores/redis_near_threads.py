@@ -23,6 +23,8 @@ from samesession.stores.redis_client import (
     ResponseError,
     SlowError,
     ThreadConnection,
+    elsewhere,
+    only_asks,
     thread_connection,
     track_thread,
     translated,
@@ -32,8 +34,8 @@ from samesession.stores.redis_target import Node, Target
 from samesession.stores.redis_threads import Server, ThreadWire
 from samesession.stores.redis_wire import Command, Listener, Reply, Tracker
 
-Heartbeat = Callable[[Tracker], Callable[[], None] | None]
-"""What to do with the answer of a PING that is sent now on a connection; None: none is due."""
+Heartbeat = Callable[[Tracker], "tuple[Command, Callable[[], None]] | None"]
+"""A command to be sent now on a connection, and what to do with its answer; None: none is due."""
 
 
 class TrackedThreadWire(ThreadWire):
@@ -60,9 +62,13 @@ class TrackedThreadWire(ThreadWire):
                     self._begin()
         return self._listener
 
-    def read_news(self, heartbeat: Heartbeat | None) -> None:
-        """Read what has arrived, without waiting, and send a heartbeat if one is given."""
-        for server in tuple(self._servers.values()):
+    def read_news(self, node: Node, heartbeat: Heartbeat | None) -> None:
+        """Read what has arrived from a server, without waiting; send a heartbeat if one is given.
+
+        A server that nobody has asked anything has no news.
+        """
+        server = self._servers.get(node)
+        if server is not None:
             assert isinstance(server, TrackedServer)
             server.read_news(heartbeat)
 
@@ -78,7 +84,7 @@ class TrackedThreadWire(ThreadWire):
             self._scripts,
             only_primary=self._map.by_sentinel,
             endings=self._endings,
-            tracker=self.listener().tracker(),
+            tracker=self.listener().tracker(node),
         )
 
 
@@ -229,10 +235,11 @@ class TrackedServer(Server):
         if not self._sending.acquire(blocking=False):
             return
         try:
-            answered = None if talk.over is not None else heartbeat(self._tracker)
-            if answered is not None:
+            due = None if talk.over is not None else heartbeat(self._tracker)
+            if due is not None:
+                command, answered = due
                 talk.due.append(Beat(talk, answered))
-                talk.connection.send_command("PING", check_health=False)
+                talk.connection.send_command(*command, check_health=False)
         except (RedisError, OSError) as error:
             self._end(talk, error)
         finally:
@@ -252,6 +259,10 @@ class TrackedServer(Server):
             talk = self._talk
             if talk is None or talk.over is not None:
                 talk = self._connected(until)
+            with self._ending:  # or it is said of a connection on which it is not asked
+                if talk.over is None:
+                    for command in commands:
+                        self._tracker.asked(command)
             try:
                 packed = talk.connection.pack_commands(commands)
                 talk.due.extend([asked] * len(commands))
@@ -262,6 +273,9 @@ class TrackedServer(Server):
         finally:
             sending.release()
         self._wait(talk, asked, until)
+        for reply in asked.replies:
+            if isinstance(reply, Exception) and elsewhere(reply) and not only_asks(reply):
+                self._tracker.refused()
         return asked.replies
 
     def _wait(self, talk: Talk, asked: Asked, until: float) -> None:

@@ -52,7 +52,7 @@ class Readings:
         kept = self._kept.get(record.key)
         if kept is not None and kept.record is record:
             return
-        reading = Reading(fields, record, Copy(record, 0).cost + FIELDS_COST)
+        reading = Reading(fields, record, Copy(record).cost + FIELDS_COST)
         with self._lock:
             self._drop(record.key)
             self._cost += reading.cost

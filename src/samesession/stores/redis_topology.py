@@ -155,8 +155,7 @@ class Cluster:
 
     def node_of(self, command: Command) -> Node | None:
         """See `Map`."""
-        key = command[3] if command[0] == "EVALSHA" else command[1] if len(command) > 1 else ""
-        node = self._slots[slot_of(key)]
+        node = self._slots[slot_of(key_of(command))]
         return None if node in self._lost else node
 
     def primaries(self) -> tuple[Node, ...]:
@@ -192,6 +191,11 @@ class Cluster:
         """See `Map`."""
         self._slots[slot] = node
         self._lost.discard(node)
+
+
+def key_of(command: Command) -> str | bytes | int:
+    """The first key of a command of ours; nothing where it has none."""
+    return command[3] if command[0] == "EVALSHA" else command[1] if len(command) > 1 else ""
 
 
 def slot_of(key: str | bytes | int) -> int:

@@ -70,12 +70,20 @@ class Tracker(Protocol):
         """The connection is new, and the server will tell."""
         ...
 
+    def asked(self, command: Command) -> None:
+        """A command is about to be sent on the connection."""
+        ...
+
     def answered(self) -> None:
         """An answer came: what is told here counts, and no longer what another connection tells."""
         ...
 
     def changed(self, name: bytes | None) -> None:
         """A key that was read was changed; None: all of them may have been."""
+        ...
+
+    def refused(self) -> None:
+        """The server said that another one has what was asked: what it tells counts no longer."""
         ...
 
     def lost(self) -> None:
@@ -86,8 +94,8 @@ class Tracker(Protocol):
 class Listener(Protocol):
     """Whoever listens on all connections of one event loop, or of one process."""
 
-    def tracker(self) -> Tracker:
-        """One more connection, to one server."""
+    def tracker(self, node: Node) -> Tracker:
+        """One more connection, to this server."""
         ...
 
 
