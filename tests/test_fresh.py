@@ -11,9 +11,10 @@ from visits import KEY
 
 from samesession import Session
 from samesession._random import random_bytes
+from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.errors import NotSavedError, RetryableError, StoreUnavailableError
-from samesession.lifecycle import Lifecycle, Tools
+from samesession.lifecycle import Lifecycle
 from samesession.settings import Limits
 from samesession.testing import now_ms
 from samesession.token import Signer

@@ -14,10 +14,10 @@ import test_races
 import test_token
 from msgspec.structs import replace
 
-import samesession.lifecycle
+import samesession.moves
 import samesession.record
 import samesession.stores.memory
-from samesession.lifecycle import Lifecycle
+from samesession.moves import Moves
 from samesession.record import Absent, Delta, Ending, Key, Mark, Outcome, Record, made
 from samesession.stores.memory import MemoryStore
 from samesession.testing import StoreContract, now_ms
@@ -223,15 +223,15 @@ BUILDS: dict[str, tuple[Break, Check]] = {
         tampered,
     ),
     "goes on whoever ended the old record": (
-        patched(samesession.lifecycle, "_may_go_on", lambda *_: True),
+        patched(samesession.moves, "_may_go_on", lambda *_: True),
         races(OUTRUNS, "rotate", "logout"),
     ),
     "ends no successor": (
-        patched(samesession.lifecycle, "end_with_successors", _only_the_first),
+        patched(samesession.moves, "end_with_successors", _only_the_first),
         races(OUTRUNS, "rotate", "logout"),
     ),
     "drops what was written during a login": (
-        patched(Lifecycle, "_carry", _carries_nothing),
+        patched(Moves, "_carry", _carries_nothing),
         races("test_no_write_is_lost_silently_in_a_move", "login"),
     ),
 }

@@ -34,6 +34,7 @@ from samesession.stores.listing import keys_of
 from samesession.stores.moving import Moving
 from samesession.strategies import strategy_of
 from samesession.testing import changed, created, ending, fresh_key
+from samesession.token import Token
 
 FIRST, SECOND = True, False
 """Which of the two steps a server has taken: it writes the old store still, or moves."""
@@ -70,8 +71,9 @@ async def moved(browser: Browser) -> None:
     """`samesession move`, of the one record."""
     store = browser.core.store
     assert isinstance(store, Moving)
-    (key,) = [token.key for token in [browser.core._signer.loads(browser.cookie, now_ms=now_ms())]]
-    await store.move(key)
+    token = browser.core.commits.signer.loads(browser.cookie, now_ms=now_ms())
+    assert isinstance(token, Token)
+    await store.move(token.key)
     browser.status = 200
 
 
@@ -110,7 +112,7 @@ def test_a_write_beside_the_move_is_kept_and_shown(step: bool) -> None:
         session = scene.world.shows(writing.answered)
         assert session is not None, order
         assert (session["basket"], session["late"]) == (["tea"], "write"), order
-        assert scene.world.plain._counts["lost"] == 0, order
+        assert scene.world.plain.counts["lost"] == 0, order
         assert session.principal == "ann"
         assert_in_one_place(scene, order)
 

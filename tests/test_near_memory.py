@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from samesession.codec import encode
+from samesession.known import builds_on
+from samesession.life import Client, Life
 from samesession.record import Commit, Key, Origin, Record
-from samesession.session import Changes, Client, Life, Session, builds_on
+from samesession.session import Session
 from samesession.stores.near_copies import Copies, Witness
 
 LIMIT = 1 << 19
@@ -59,7 +61,7 @@ def test_copies_take_no_more_memory_than_the_limit(kind: str, written: bool) -> 
         assert record.__dict__
         if written:
             after = a_record(make())
-            builds_on(after, record, Changes(after.values, ()))
+            builds_on(after, record, None, 0)
             record = after
         errand = copies.begin(record.key)
         copies.asked(record.key, witness)

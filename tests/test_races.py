@@ -19,10 +19,11 @@ from test_near import ScriptedFeed
 
 from samesession._bridge import ready
 from samesession._random import random_bytes
+from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.errors import RetryableError
 from samesession.lab import databases, engines
-from samesession.lifecycle import Lifecycle, Tools
+from samesession.lifecycle import Lifecycle
 from samesession.record import Record
 from samesession.session import Session
 from samesession.sessions import now_ms

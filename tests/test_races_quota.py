@@ -28,10 +28,11 @@ from test_races import (
 
 from samesession._bridge import ready
 from samesession._random import random_bytes
+from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.errors import TooManySessionsError
 from samesession.lab import engines
-from samesession.lifecycle import Lifecycle, Tools
+from samesession.lifecycle import Lifecycle
 from samesession.record import Mark, Reason
 from samesession.sessions import now_ms
 from samesession.settings import Limits, Quota

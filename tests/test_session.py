@@ -18,11 +18,12 @@ from markupsafe import Markup
 
 from samesession import Session
 from samesession.codec import encode
+from samesession.contents import Changes
 from samesession.errors import (
     StoreUnavailableError,
 )
+from samesession.life import Client, Life
 from samesession.record import Commit, Key, Origin, Record
-from samesession.session import Changes, Client, Life
 
 DATA = {"name": "ann", "cart": [1, {"tea": 2}], "seen": {1, 2}, "n": 1, "nothing": None}
 NO_CHANGES = Changes({}, ())

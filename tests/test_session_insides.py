@@ -15,7 +15,7 @@ from markupsafe import Markup
 from test_session import loaded
 
 from samesession.codec import encode
-from samesession.session import Changes
+from samesession.contents import Changes
 
 
 def matched(session: Any, key: str) -> Any:

@@ -10,13 +10,13 @@ from test_session import DATA, NO_CHANGES, broken, loaded
 
 from samesession import Session
 from samesession.codec import encode
+from samesession.contents import Changes
 from samesession.errors import (
     ResponseStartedError,
     SessionTooLargeError,
     StoreUnavailableError,
     ValueNotStorableError,
 )
-from samesession.session import Changes
 
 
 @pytest.fixture

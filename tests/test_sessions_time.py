@@ -8,8 +8,8 @@ import pytest
 from visits import IDLE, LIFETIME, MINUTE, SECOND, Browser, World, sets
 
 from samesession.errors import NotSavedError
+from samesession.life import Client
 from samesession.record import Mark
-from samesession.session import Client
 
 
 @pytest.fixture

@@ -17,10 +17,12 @@ from typing import Literal
 from samesession._bridge import ready
 from samesession._random import random_bytes
 from samesession.adopt import Reader, Shelf, StoredReader, checked, is_stored
+from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.errors import ConfigError, StoreUnavailableError
-from samesession.lifecycle import Held, Lifecycle, Tools
-from samesession.session import Client, Session
+from samesession.life import Client
+from samesession.lifecycle import Held, Lifecycle
+from samesession.session import Session
 from samesession.settings import (
     MAKE_A_KEY,
     Carrier,

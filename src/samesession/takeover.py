@@ -22,6 +22,7 @@ from samesession.errors import (
     TooManySessionsError,
     ValueNotStorableError,
 )
+from samesession.life import Adopted, Life
 from samesession.lifecycle import Lifecycle
 from samesession.record import (
     MARK_MS,
@@ -33,7 +34,7 @@ from samesession.record import (
     Reason,
     Record,
 )
-from samesession.session import PRINCIPAL_BYTES, Adopted, Life, Session
+from samesession.session import PRINCIPAL_BYTES, Session
 from samesession.token import ID_BYTES, Token, id_from, key_of
 
 
@@ -55,7 +56,7 @@ class TakeOver:
             try:
                 contents = reader.read(text)
             except PickledError:
-                self._core._counts.add("pickled")
+                self._core.counts.add("pickled")
             except Exception:  # noqa: BLE001, S110  (forged, too old, cut off: a stranger)
                 pass
         if not contents:
@@ -63,9 +64,9 @@ class TakeOver:
         try:
             session.update(contents)
         except (SessionTooLargeError, ValueNotStorableError):
-            self._core._counts.add("not_adopted")
+            self._core.counts.add("not_adopted")
             return None
-        self._core._counts.add("adopted")
+        self._core.counts.add("adopted")
         session._life.adopted = Adopted(gone)
         return session
 
@@ -98,7 +99,7 @@ class TakeOver:
             shelf = self._shelves[reader.url]
             record = await move.record(reader, shelf, name, login_keys)
         except StoreUnavailableError as failure:
-            core._counts.add("unavailable")
+            core.counts.add("unavailable")
             life.failure = failure
             return None
         if record is None:
@@ -107,7 +108,7 @@ class TakeOver:
         life.record, life.seen = record, record.version.number
         life.token = Token(move.id, record.version, record.origin.absolute_ms, record.key)
         # Asked once more before it is sent: another request of the page may sign in meanwhile.
-        life.cookie, life.catches_up = core._cookie(life, record), True
+        life.cookie, life.catches_up = core.commits.cookie(life, record), True
         return type(session)(life)
 
     async def close(self) -> None:
@@ -136,27 +137,27 @@ class _Move:
         over = isinstance(found, Record) and found.ends_ms <= life.arrived_ms
         if over and not moved:
             # It idled out before anybody used it: some request came by that asked for no session.
-            self.id = id_from(self._core._tools.random(ID_BYTES))
+            self.id = id_from(self._core.commits.random(ID_BYTES))
             self._key = key_of(self.id)
         if (found is None or over) and not moved:
             contents = await self._read(reader, shelf, name)
             found = await self._make(contents, login_keys) if contents else None
         if isinstance(found, Mark):
             life.quiet = life.arrived_ms - found.at_ms < MARK_MS
-        live = isinstance(found, Record) and self._core._is_live(found, life.arrived_ms)
+        live = isinstance(found, Record) and self._core.is_live(found, life.arrived_ms)
         return found if live else None  # type: ignore[return-value]
 
     async def _load(self, key: Key) -> Record | Mark | None:
         try:
             return await self._core.store.load(key)
         except StoreCorruptError:
-            self._core._counts.add("corrupt")
+            self._core.counts.add("corrupt")
             return Mark(Reason.EXPIRED, 0, b"")
 
     async def _read(
         self, reader: StoredReader, shelf: Shelf, name: str
     ) -> dict[str, object] | None:
-        counts = self._core._counts
+        counts = self._core.counts
         try:
             raw = await shelf.get(name)
         except StoreCorruptError:
@@ -180,29 +181,29 @@ class _Move:
             scratch.update(contents)
             sets = scratch.changes().sets
         except (SessionTooLargeError, ValueNotStorableError):
-            core._counts.add("not_adopted")
+            core.counts.add("not_adopted")
             return None
-        now = core._clock()
+        now = core.commits.clock()
         life.principal = _principal(contents.get(login_keys[0]) if login_keys else None)
-        origin = core._origin(life, now)
+        origin = core.commits.origin(life, now)
         try:
-            _, record = await core._create(origin, sets, now, floor=0, id_=self.id)
+            _, record = await core.commits.create(origin, sets, now, floor=0, id_=self.id)
         except TooManySessionsError:  # a stranger, who is told when signing in
-            core._counts.add("not_adopted")
+            core.counts.add("not_adopted")
             return None
         if record is None:  # another request of the same page was first
             return await self._load(self._key)
-        core._counts.add("adopted")
+        core.counts.add("adopted")
         return record
 
     def note(self, max_age: timedelta) -> Delta:
         """What makes the note."""
         core = self._core
-        now = core._clock()
+        now = core.commits.clock()
         until = now + round(max_age / timedelta(milliseconds=1))
         return Delta(
             key=self._noted,
-            token=core._tools.random(TOKEN_BYTES),
+            token=core.commits.random(TOKEN_BYTES),
             now_ms=now,
             idle_until_ms=until,
             sets={"moved": b"\xc3"},

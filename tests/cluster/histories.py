@@ -25,9 +25,10 @@ from samesession.cluster.claims import WIDER_ROUND
 from samesession.cluster.digest import Digest
 from samesession.cluster.placement import shard_of
 from samesession.cluster.replica import Replica
+from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.errors import RetryableError
-from samesession.lifecycle import Lifecycle, Tools
+from samesession.lifecycle import Lifecycle
 from samesession.record import Record
 from samesession.settings import Limits
 from samesession.token import Signer, Token

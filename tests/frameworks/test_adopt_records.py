@@ -164,10 +164,11 @@ async def test_a_request_that_uses_no_session_does_not_use_the_old_one_up(
     clock = core._clock
     async with old.switched(sessions) as ask:
         assert (await ask("/plain", cookie)).cookies == []
-        core._clock = lambda: clock() + hour_ms  # longer than a session of ours idles
+        # Longer than a session of ours idles.
+        core._clock = core.commits.clock = lambda: clock() + hour_ms
         answer = await ask("/read", cookie)
         assert answer.body == DATA
-        core._clock = lambda: clock() + 2 * hour_ms
+        core._clock = core.commits.clock = lambda: clock() + 2 * hour_ms
         assert (await ask("/read", cookie)).body == {}, "now it was used, and has idled out"
     await sessions.close()
 

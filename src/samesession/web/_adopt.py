@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from samesession.adopt import Reader, StoredReader, is_stored
-from samesession.session import Client, Life, Session
+from samesession.life import Client, Life
+from samesession.session import Session
 from samesession.settings import Cookie
 from samesession.takeover import TakeOver
 from samesession.web._http import CookieCodec

@@ -91,7 +91,7 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
         if session is not None and session._life.failed and session._life.failure is not None:
             raise session._life.failure  # also where the view made something else of it
         if session is not None and session._life.catches_up:
-            ready(get_sessions().threads._ask_once_more(session._life))
+            ready(get_sessions().threads.ask_once_more(session._life))
             store._modified = session._life.cookie is not None
         varied = response.get("Vary")
         response = _process_response(self, request, response)
@@ -138,7 +138,7 @@ def _touch(store: Any) -> None:
     if session is None or session._life.failure is not None:
         return
     core, record = get_sessions().threads, session._life.record
-    if record is None or not core._touch(record, session._life.arrived_ms):
+    if record is None or not core.commits.touch(record, session._life.arrived_ms):
         return
     if not session.changes():  # what the view wants forgotten is not kept this way
         ready(core.commit(session))

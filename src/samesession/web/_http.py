@@ -7,9 +7,10 @@ from collections.abc import Container, Iterable
 from ipaddress import ip_address, ip_network
 
 from samesession.errors import ResponseStartedError, RetryableError, TooManySessionsError
+from samesession.life import Client, Life
 from samesession.lifecycle import Lifecycle
 from samesession.record import Reason
-from samesession.session import Client, Life, Session
+from samesession.session import Session
 from samesession.settings import Carrier, Cookie
 
 log = logging.getLogger("samesession")

@@ -18,9 +18,10 @@ from aiohttp.hdrs import COOKIE
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from samesession.errors import AnsweredError, ConfigError
+from samesession.life import Client
 from samesession.lifecycle import Lifecycle
 from samesession.record import Key
-from samesession.session import Client, Session
+from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
 from samesession.web._checks import another, check_sessions

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from samesession.errors import AnsweredError, ConfigError
-from samesession.session import Client, Session
+from samesession.life import Client
+from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
 from samesession.web._checks import check_alone, check_once, check_sessions, is_wsgi

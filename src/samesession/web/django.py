@@ -17,9 +17,10 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from samesession._bridge import ready
+from samesession.life import Client
 from samesession.lifecycle import Lifecycle
 from samesession.record import Record
-from samesession.session import Client, Session
+from samesession.session import Session
 from samesession.token import Token
 from samesession.web._django_adopt import old_cookies
 from samesession.web._django_answers import complete
@@ -215,7 +216,7 @@ class SessionStore(SessionBase):
             header = b"%s=%s" % (sessions.cookie.name.encode(), value)
             session = await old_cookies(sessions, loops=loops).moved_in(session, [header])
             if session._life.adopted is not None:  # whoever asks uses it
-                await core.note_the_move(session._life.adopted)
+                await core.moves.note(session._life.adopted)
                 self._modified = True
         if _is_over(session):
             session = await core.open(None, self.client)
@@ -284,14 +285,14 @@ async def _exists(core: Lifecycle, session_key: str | None) -> bool:
     if token is None:
         return False
     found = await core.store.load(token.key)
-    return isinstance(found, Record) and found.ends_ms > core._clock()
+    return isinstance(found, Record) and found.ends_ms > core.commits.clock()
 
 
 def _token(core: Lifecycle, session_key: str | None) -> Token | None:
     if not session_key:
         return None
     value = session_key.encode("utf-8", "replace")
-    token = core._signer.loads(value, now_ms=core._clock())
+    token = core.commits.signer.loads(value, now_ms=core.commits.clock())
     return token if isinstance(token, Token) else None
 
 
