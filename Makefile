@@ -38,9 +38,9 @@ engines: ## install the engines and tools of the tests that no wheel brings
 test: $(READY) engines ## run the tests against real engines: make test ARGS="-k redis"
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-prove: $(READY) engines ## run every trial that the promises name; takes hours
+prove: $(READY) engines ## run every trial that the promises name, into docs/proof.md; takes hours
 	SAMESESSION_PROVE=1 SAMESESSION_HISTORIES=100000 SAMESESSION_TRIALS=100000 SAMESESSION_RECORDS=10000 \
-	  $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	  $(BIN)/python -m pytest -n 2 --dist loadfile --proof docs/proof.md $(ARGS)
 
 django: ## run our Django tests and Django's own: make django PYTHON=python3.13 DJANGO=6.1.3
 	@bash tools/django.sh $(PYTHON) $(DJANGO)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import proof
 import pytest
 from command import Run
 from hypothesis import settings
@@ -28,6 +30,12 @@ settings.load_profile("default")
 def anyio_backend() -> str:
     """Run ``@pytest.mark.anyio`` tests on asyncio, the loop that the library supports."""
     return "asyncio"
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Note a measured figure, with its N: printed after the run, kept by ``--proof``."""
+    return lambda text: record_property("figure", text)
 
 
 @pytest.fixture
@@ -58,15 +66,19 @@ def _leaves_nothing_open() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures that tests noted with ``record_property("figure", …)``, each with its N."""
-    reports = [report for found in terminalreporter.stats.values() for report in found]
-    figures = [
-        text
-        for report in reports
-        for name, text in getattr(report, "user_properties", ())
-        if name == "figure" and report.when == "call"
-    ]
+    """Print the figures that tests noted, each with its N; ``--proof`` keeps them on a page."""
+    found = [report for reports in terminalreporter.stats.values() for report in reports]
+    reports = [report for report in found if isinstance(report, pytest.TestReport)]
+    figures = {text for proved in proof.proved_by(reports).values() for text in proved.figures}
     if figures:
         terminalreporter.section("figures")
-        for text in dict.fromkeys(sorted(map(str, figures))):
+        for text in sorted(figures):
             terminalreporter.write_line(text)
+    page = terminalreporter.config.getoption("--proof")
+    if page is not None:
+        proof.write(Path(page), reports, os.environ)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Name the page that `make prove` writes."""
+    parser.addoption("--proof", metavar="FILE", help="write there what each file of tests proved")

@@ -43,11 +43,6 @@ pytestmark = pytest.mark.timeout(240)  # deaths are noticed in seconds, on a sha
 
 
 @pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Figure:
-    return lambda text: record_property("figure", text)
-
-
-@pytest.fixture
 def three(tmp_path: Path) -> Iterator[list[Host]]:
     with on_loopback(3, tmp_path) as hosts:
         yield hosts

@@ -26,11 +26,6 @@ pytestmark = pytest.mark.timeout(240)  # deaths are noticed in seconds, on a sha
 Machines = tuple[list[Host], Wires]
 
 
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Figure:
-    return lambda text: record_property("figure", text)
-
-
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert os.geteuid() == 0, "network namespaces need root"

@@ -23,11 +23,6 @@ HEALED_S = 5.0
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Figure:
-    return lambda text: record_property("figure", text)
-
-
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys") / "tls"

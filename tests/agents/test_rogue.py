@@ -79,11 +79,6 @@ class Tap:
 
 
 @pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Figure:
-    return lambda text: record_property("figure", text)
-
-
-@pytest.fixture
 def tapped(tmp_path: Path) -> Iterator[tuple[list[Host], Tap]]:
     """Two servers over mutual TLS; what the second says to the first is recorded."""
     certificates.make(tmp_path / "tls")

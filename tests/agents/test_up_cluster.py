@@ -47,11 +47,6 @@ app = SessionMiddleware(visits, Sessions.from_env())
 """
 
 
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Figure:
-    return lambda text: record_property("figure", text)
-
-
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     with Fleet(Plan(strategy="cluster://?size=8MB&deadline=2s", affinity="none")) as running:

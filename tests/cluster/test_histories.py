@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -21,6 +21,7 @@ HISTORIES = int(os.environ.get("SAMESESSION_HISTORIES", "2000"))
 FIRST = int(os.environ.get("SAMESESSION_FIRST_SEED", "0"))
 PROCESSES = int(os.environ.get("SAMESESSION_PROCESSES", os.cpu_count() or 1))
 BATCH = 100
+_played: Counter[str] = Counter()
 
 
 def collect_seldom() -> None:
@@ -61,6 +62,19 @@ def test_every_promise_holds_in_every_history(first: int, processes: ProcessPool
         assert set(kinds) == set(KINDS), kinds
     assert requests > 20 * len(seeds)
     assert checked > 100 * len(seeds)
+    _played.update(kinds, requests=requests, checked=checked)
+
+
+def test_the_histories_add_up(figure: Callable[[str], None]) -> None:
+    told = _played.copy()
+    requests, checked = told.pop("requests"), told.pop("checked")
+    if not told:
+        pytest.skip("no history was played in this process")
+    assert told.total() == HISTORIES
+    figure(
+        f"{HISTORIES} histories from seed {FIRST} ({', '.join(map(str, sorted(told)))}): "
+        f"{requests} requests, {checked} checks, 0 broken"
+    )
 
 
 def test_a_seed_is_a_history() -> None:
