@@ -115,6 +115,26 @@ def test_keys_that_begin_alike_are_different_keys() -> None:
     )
 
 
+def test_a_name_leads_to_the_same_record_whatever_the_version_and_fits_into_40_characters() -> None:
+    first = Token.of(id_from(b"\xfe" * 16), Version(1, b"\x3f\xa9"), NOW + 1)
+    name = SIGNER.name(first)
+    assert name == SIGNER.name(Token.of(first.id, Version(2, b"\x00\x00"), NOW + 1))
+    named = SIGNER.loads(name.encode(), now_ms=NOW)
+    assert isinstance(named, Token)
+    assert (named.id, named.key, named.version.number) == (first.id, first.key, 0)
+    assert len(name) < 40
+    assert isinstance(Signer((b"n" * 32, KEY)).loads(name.encode(), now_ms=NOW), Token)
+    assert SIGNER.loads(SIGNER.dumps(first).encode()[: len(name)], now_ms=NOW) is Refusal.MALFORMED
+
+
+def test_a_forged_name_is_refused() -> None:
+    name = SIGNER.name(Token.of(id_from(b"\xfe" * 16), Version(1, b"\x3f\xa9"), NOW + 1))
+    assert Signer((FOREIGN_KEY,)).loads(name.encode(), now_ms=NOW) is Refusal.MALFORMED
+    for at, character in enumerate(name):
+        changed = name[:at] + ("A" if character != "A" else "B") + name[at + 1 :]
+        assert SIGNER.loads(changed.encode(), now_ms=NOW) is Refusal.MALFORMED
+
+
 def test_a_token_is_over_at_its_deadline_and_not_a_millisecond_earlier() -> None:
     token = Token.of(id_from(b"i" * 16), Version(1, b"ab"), NOW)
     value = SIGNER.dumps(token).encode()

@@ -67,6 +67,13 @@ def nest(request: HttpRequest) -> HttpResponse:
     return HttpResponse("")
 
 
+def keyed(request: HttpRequest) -> HttpResponse:
+    if request.session.session_key is None:
+        request.session["foo"] = {}
+        request.session.create()
+    return HttpResponse(request.session.session_key)
+
+
 def expiring(request: HttpRequest) -> HttpResponse:
     request.session["kept"] = True
     request.session.set_expiry({"0": 0, "300": 300}[request.GET["seconds"]])
@@ -129,7 +136,7 @@ def shown(request: HttpRequest) -> HttpResponse:
 urlpatterns = [
     path(f"{view.__name__}/", view)
     for view in (
-        *(post_comment, set_cookie, test_cookie, nested, nest, expiring),
+        *(post_comment, set_cookie, test_cookie, nested, nest, keyed, expiring),
         *(sign_in, asign_in, sign_out, me, message, shown),
         *(old_style_login, old_style_logout, ages),
     )
@@ -179,6 +186,24 @@ def test_sessions_outside_of_views() -> None:
     assert store.exists(store.session_key)
     management.call_command("clearsessions")
     assert store.exists(store.session_key)
+
+
+def test_a_session_key_names_its_session_until_it_is_cycled(client: Client) -> None:
+    """Applications keep it beside a cart, django-allauth in a column of 40 characters."""
+    key = client.get("/keyed/").content.decode()
+    assert len(key) <= 40
+    before = client.cookies["sessionid"].value
+    client.get("/nest/")
+    assert client.cookies["sessionid"].value != before, "another version"
+    assert client.get("/keyed/").content.decode() == key
+    assert SessionStore(key)["foo"]["bar"] == "deeper"
+    browser = Client()
+    browser.cookies["sessionid"] = key  # as functional tests sign a browser in
+    assert browser.get("/nested/").content == b"deeper"
+    client.get("/sign_in/?name=ann")
+    assert client.get("/keyed/").content.decode() != key
+    assert not SessionStore().exists(key)
+    client.get("/sign_out/")
 
 
 def test_an_expiry_of_its_own(client: Client) -> None:

@@ -94,7 +94,11 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
             ready(get_sessions().threads.ask_once_more(session._life))
             store._modified = session._life.cookie is not None
         varied = response.get("Vary")
-        response = _process_response(self, request, response)
+        store.answering = True
+        try:
+            response = _process_response(self, request, response)
+        finally:
+            store.answering = False
         _touch(store)
     except AnsweredError as error:
         return _unavailable(error)

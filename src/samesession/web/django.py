@@ -1,7 +1,7 @@
 """Django: ``SESSION_ENGINE = "samesession.web.django"`` and ``SAMESESSION = {"url": …}``.
 
 Django's own ``SessionMiddleware`` stays in place and writes the cookie by the ``SESSION_COOKIE_*``
-settings; a session's key is our token.
+settings. What it keeps as the session's key is our token; the application sees the session's name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SessionStore(SessionBase):
         # Not `SessionBase.__init__`, which looks up a serializer that nobody asks for.
         self._modified, self._disowned, self._deleted = False, None, False
         self.client: Callable[[], Client] = Client
-        self.by_header = self.accessed = False
+        self.by_header = self.accessed = self.answering = False
         self._session_key = session_key
 
     serializer = property(lambda self: import_string(settings.SESSION_SERIALIZER))
@@ -84,6 +84,19 @@ class SessionStore(SessionBase):
         self.cycle_key()
 
     # Django's seam.
+
+    @property
+    def session_key(self) -> str | None:
+        """The session's name, the same until it is cycled: applications keep it, and load by it.
+
+        The token has the version, too; it is what the middleware puts into its cookie.
+        """
+        value: str | None = self._session_key
+        if value is None or self.answering:
+            return value
+        core = get_sessions().threads
+        token = _token(core, value)
+        return value if token is None else core._signer.name(token)
 
     @property
     def modified(self) -> bool:
@@ -208,7 +221,7 @@ class SessionStore(SessionBase):
     # One body for threads and for loops.
 
     async def _opened(self, core: Lifecycle, *, loops: bool) -> Session:
-        value = (self.session_key or "").encode("utf-8", "replace")
+        value = (self._session_key or "").encode("utf-8", "replace")
         # Not `self`, which holds the session: only the collector would free such a circle.
         session = await core.open(value or None, self.client)
         sessions = get_sessions()
@@ -254,11 +267,11 @@ class SessionStore(SessionBase):
         self._follow(session)
 
     async def _delete(self, core: Lifecycle, session_key: str | None) -> None:
-        value = self.session_key if session_key is None else session_key
-        token = _token(core, value)
+        own = _token(core, self._session_key)
+        token = own if session_key is None else _token(core, session_key)
         if token is not None:
             await core.end(token.key)
-            self._deleted = value == self.session_key or self._deleted
+            self._deleted |= own is not None and token.key == own.key
 
     async def _flush(self, core: Lifecycle, session: Session) -> None:
         session.logout()
