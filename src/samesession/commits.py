@@ -206,12 +206,20 @@ class Commits:
             )
         session._written = False  # as `take` says
         origin = self.origin(life, now)
-        id_, record = await self.create(origin, changes.sets, now, floor=life.seen)
+        drawn, life.drawn = life.drawn or None, ""
+        id_, record = await self.create(origin, changes.sets, now, floor=life.seen, id_=drawn)
         if record is None:
             raise self.not_saved()
         life.token = Token(id_, record.version, origin.absolute_ms, record.key)
         life.quiet, life.carries = False, True
         self.keep(session, life, changes, record)
+
+    def draw(self, life: Life) -> Key:
+        """The handle of a session; of a new one that which it will have, if it is ever stored."""
+        if life.record is not None:
+            return life.record.key
+        life.drawn = life.drawn or id_from(self.random(ID_BYTES))
+        return key_of(life.drawn)
 
     def origin(self, life: Life, now: int) -> Origin:
         """What is fixed of a record that is made now."""

@@ -67,6 +67,7 @@ class Life(Struct, eq=False):
         persistent: this cookie has Max-Age though the setting says no.
         keep_empty: a session without a key is kept all the same (Django's `save`).
         typed: instances that `as_` handed out by their keys, and their fields as they were then.
+        drawn: the id of a new record, where its handle was asked for before it is made.
     """
 
     # A Struct, because making one with all these defaults is one step in C.
@@ -96,6 +97,7 @@ class Life(Struct, eq=False):
     persistent: bool = False
     keep_empty: bool = False
     typed: Mapping[str, tuple[Any, Any]] = _NO_INSTANCES
+    drawn: str = ""
 
 
 class Done:

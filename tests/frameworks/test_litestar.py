@@ -9,7 +9,10 @@ from typing import Any
 
 import pydantic
 import pytest
+from click.testing import CliRunner
 from litestar import Controller, Litestar, MediaType, Request, asgi, delete, get, post
+from litestar.cli._utils import LitestarEnv
+from litestar.cli.main import litestar_group
 from litestar.config.response_cache import ResponseCacheConfig
 from litestar.connection import ASGIConnection
 from litestar.middleware.rate_limit import RateLimitConfig
@@ -86,14 +89,49 @@ def show_cart(request: Asked) -> dict[str, Any]:
     return {"data": dict(request.session), "id": request.get_session_id()}
 
 
-def test_set_session_with_a_class_and_the_public_id(sessions: Sessions) -> None:
+def test_set_session_with_a_class(sessions: Sessions) -> None:
     app = Litestar([put_cart, show_cart], middleware=[SessionConfig(sessions).middleware])
     with TestClient(app) as client:
-        assert client.get("/cart").json() == {"data": {}, "id": None}
+        assert client.get("/cart").json()["data"] == {}
         client.post("/cart")
-        shown = client.get("/cart").json()
-        assert shown["data"] == {"items": ["tea"], "total": 3}
-        assert len(shown["id"]) == 32, "the handle: useless as a cookie"
+        assert client.get("/cart").json()["data"] == {"items": ["tea"], "total": 3}
+
+
+@post(["/named", "/named/kept", "/named/login"], sync_to_thread=False)
+def named(request: Asked) -> str | None:
+    handle = request.get_session_id()
+    if request.url.path == "/named/kept":
+        request.session["kept"] = True
+    elif request.url.path == "/named/login":
+        current_session(request).login("ann")
+    return handle
+
+
+def test_a_session_has_its_id_before_it_is_stored(sessions: Sessions) -> None:
+    """Litestar's words: if there is no id, one is generated; it is stored under that later."""
+    app = Litestar([named, show_cart], middleware=[session_middleware(sessions)])
+    with TestClient(app) as client:
+        assert client.post("/named").text != client.post("/named").text, "nothing was stored"
+        first = client.post("/named/kept").text
+        assert len(first) == 32, "the handle: useless as a cookie"
+        assert client.get("/cart").json() == {"data": {"kept": True}, "id": first}
+        client.post("/named/login")
+        assert client.get("/cart").json()["id"] != first, "a login goes on under another one"
+
+
+def test_litestars_command_deletes_a_session(sessions: Sessions) -> None:
+    app = Litestar([named, show_cart], middleware=[session_middleware(sessions)])
+    with TestClient(app) as client:
+        handle = client.post("/named/kept").text
+        for command, says in (
+            (["delete", handle], f"Deleted session '{handle}'"),
+            (["clear"], "does not support clearing all sessions"),
+        ):
+            runner = CliRunner(env={"COLUMNS": "200"})
+            env = LitestarEnv("shop:app", app, cwd=Path.cwd())  # as its `--app` makes one
+            said = runner.invoke(litestar_group, ["sessions", *command], obj=env, input="y\n")
+            assert says in said.output
+        assert client.get("/cart").json()["data"] == {}
 
 
 class Colour(Enum):
@@ -302,7 +340,7 @@ def test_excluded_paths_have_no_session(sessions: Sessions) -> None:
         assert client.get("/static/none").json() is False
         assert client.get("/mounted/without").json() is False
         assert client.get("/mounted/with").json() is True
-        assert client.get("/cart").json() == {"data": {}, "id": None}
+        assert client.get("/cart").json()["data"] == {}
 
 
 def test_a_second_layer_is_refused_at_the_start(sessions: Sessions) -> None:

@@ -96,7 +96,7 @@ class SessionStore(SessionBase):
             return value
         core = get_sessions().threads
         token = _token(core, value)
-        return value if token is None else core._signer.name(token)
+        return value if token is None else core.commits.signer.name(token)
 
     @property
     def modified(self) -> bool:

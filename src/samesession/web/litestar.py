@@ -14,16 +14,21 @@ from typing import Any, Literal, cast
 from uuid import UUID
 
 import msgspec
+from litestar import Litestar
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.exceptions import LitestarException
 from litestar.middleware import DefineMiddleware
-from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend
 from litestar.middleware.session.base import SessionMiddleware as LitestarsMiddleware
+from litestar.middleware.session.server_side import (
+    ServerSideSessionBackend,
+    ServerSideSessionConfig,
+)
 from litestar.serialization import get_serializer
 from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Scopes, Send
 from litestar.utils.scope.state import ScopeState
 
+from samesession.commits import Commits
 from samesession.errors import ConfigError
 from samesession.session import Session
 from samesession.sessions import Sessions
@@ -88,12 +93,21 @@ class _Adapter(asgi.SessionMiddleware):
     kind = LitestarSession
 
 
-class SessionBackend(BaseSessionBackend["SessionConfig"]):
+class SessionBackend(ServerSideSessionBackend):
     """Litestar's seam for what asks a backend; in a request the middleware loads and stores."""
 
-    def get_session_id(self, connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
-        """The session's public name, or None before its first commit."""
-        return _handle(connection.scope.get("session"))
+    config: SessionConfig  # pyrefly: ignore[bad-override-mutable-attribute]
+
+    def get_session_id(self, connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+        """The session's handle, a public name; of a new one that which it will be stored under."""
+        session = connection.scope.get("session")
+        if not isinstance(session, Session):
+            return ""
+        return self.config.sessions.loops.commits.draw(session._life)
+
+    async def delete(self, session_id: str, store: Any) -> None:
+        """End a session by its handle, as ``litestar sessions delete`` does."""
+        await self.config.sessions.end(session_id)
 
     async def store_in_message(
         self, scope_session: Any, message: Message, connection: ASGIConnection[Any, Any, Any, Any]
@@ -123,7 +137,7 @@ class SessionBackend(BaseSessionBackend["SessionConfig"]):
         return await _Adapter(cast(Any, _nobody), self.config.sessions).open(scope)
 
 
-class SessionConfig(BaseBackendConfig[SessionBackend]):
+class SessionConfig(ServerSideSessionConfig):
     """Litestar's configuration object, for `SessionAuth` and whatever else wants one."""
 
     _backend_class = SessionBackend
@@ -154,6 +168,10 @@ class SessionConfig(BaseBackendConfig[SessionBackend]):
         self.exclude = exclude
         self.exclude_opt_key = exclude_opt_key
 
+    def get_store_from_app(self, app: Litestar) -> Any:
+        """What keeps the sessions; ``litestar sessions clear`` finds that it cannot be cleared."""
+        return self.sessions
+
     @property
     def middleware(self) -> DefineMiddleware:
         """What belongs into a layer's ``middleware``."""
@@ -171,7 +189,8 @@ class SessionMiddleware(LitestarsMiddleware[SessionBackend]):
         """
         check_once(app, SessionMiddleware)
         super().__init__(app, backend)
-        self._inner = _Adapter(cast(Any, _Settling(app)), backend.config.sessions)
+        sessions = backend.config.sessions
+        self._inner = _Adapter(cast(Any, _Settling(app, sessions.loops.commits)), sessions)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request or socket; Litestar asks only for those that are not excluded."""
@@ -181,15 +200,16 @@ class SessionMiddleware(LitestarsMiddleware[SessionBackend]):
 class _Settling:
     """What stands between the session and Litestar's ways to replace it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, commits: Commits) -> None:
         self.app = app
+        self._commits = commits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = cast("LitestarSession", scope["session"])
         cast("dict[str, Any]", scope)[_OURS] = session
         session.handler = scope.get("route_handler")
         state = ScopeState.from_scope(scope)
-        state.session_id = _handle(session)
+        state.session_id = self._commits.draw(session._life)
 
         async def sending(message: Message) -> None:
             if message["type"] in _STARTS:
@@ -243,8 +263,3 @@ def _contents(session: Session, given: Any) -> dict[str, Any]:
         return dict(given)
     data = session._translated(given)
     return data if isinstance(data, dict) else dict(given)
-
-
-def _handle(session: Any) -> str | None:
-    record = session._life.record if isinstance(session, Session) else None
-    return None if record is None else record.key
