@@ -526,6 +526,25 @@ def test_a_server_that_leaves_has_handed_everything_over() -> None:
         assert isinstance(outcome(world, store.load(key)), Record)
 
 
+def test_who_becomes_an_owner_since_another_went_has_its_copies_before_the_next_round() -> None:
+    """A server that leaves waits for that, and after a death there are too few copies until then."""
+    world = cluster(5, round_ms=60_000)
+    keys = [key_of(str(n)) for n in range(50)]
+    store = WorkerStore(world.hosts["s1"])
+    for key in keys:
+        outcome(world, store.commit(created(world, key)))
+    host = world.hosts["s5"]
+    assert host.agent is not None
+    host.do(host.agent.leave(host.now))
+    assert world.run(world.now + 3000, lambda: host.agent is None)
+    assert world.run(world.now + 1000, world.calm)
+    world.hosts["s4"].stop()
+    world.run(world.now + 20)  # for the others to notice
+    assert world.run(world.now + 1000, world.calm)
+    for key in keys:
+        assert isinstance(outcome(world, store.load(key)), Record)
+
+
 def test_what_is_over_is_swept_on_every_server() -> None:
     world, key = cluster(3), key_of("x")
     now = WALL_MS + world.now

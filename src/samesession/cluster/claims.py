@@ -234,8 +234,7 @@ class Claims:
             if peer.boot and name not in role.sides and name not in role.waiting:
                 if not role.serving:
                     role.waiting.add(name)
-                if not self.letters.awaits(name, shard):
-                    self.letters.offer(name, shard)
+                self._offer(name, shard)
         if not role.serving:
             self._serve_if_ready(shard, role)
             return
@@ -246,11 +245,21 @@ class Claims:
             role.handed_ms = now
             self.letters.hand(first, ClaimOf(shard, role.epoch))
 
+    def _offer(self, server: str, shard: int) -> None:
+        """Claim or compare, unless the answer to that is awaited."""
+        if not self.letters.awaits(server, shard):
+            self.letters.offer(server, shard)
+
     def _settle_owners(self, shard: int, role: Role) -> None:
         """Once every owner is level, let all know who they are, and the others forget."""
         held_by, me = self.owners(shard), self._state.settings.name
         sides = role.sides
-        if not all(n == me or (n in sides and sides[n].level) for n in held_by):
+        behind = [n for n in held_by if n != me and not (n in sides and sides[n].level)]
+        for name in behind:
+            side = sides.get(name)
+            if side is not None and side.merged and not side.holds:
+                self._offer(name, shard)  # an owner since somebody went: it has nothing yet
+        if behind:
             return
         if held_by != self._state.shard(shard).owners:
             self._state.save(shard, owners=held_by)
