@@ -9,7 +9,7 @@ from test_sessions_moves import alive, login, logout, marks, rotate
 from visits import Browser, Change, World, sets
 
 from samesession.errors import NotSavedError
-from samesession.record import Mark, Reason
+from samesession.record import Delta, Mark, Outcome, Reason
 
 
 @pytest.fixture
@@ -76,6 +76,29 @@ def test_a_late_write_to_a_session_that_moved_says_that_it_was_not_saved(
         assert slow._life.cookie is None
     assert "a" not in ann.reads()
     assert world.counted("not_saved") == {"not_saved": 2}
+
+
+@pytest.mark.parametrize("move", [rotate, login("ann")])
+def test_a_write_that_is_sent_again_after_the_session_moved_with_it_was_saved(
+    world: World, ann: Browser, monkeypatch: pytest.MonkeyPatch, move: Change
+) -> None:
+    """As a cluster does when an authority dies with its answer."""
+    slow, tab = ann.opens(), ann.copy()
+    commit = world.memory.commit
+
+    async def answered_too_late(delta: Delta) -> Outcome:
+        await commit(delta)
+        monkeypatch.undo()
+        ann.visits(move)
+        return await commit(delta)
+
+    monkeypatch.setattr(world.memory, "commit", answered_too_late)
+    slow["a"] = 1
+    tab.answered(slow)
+    assert slow._life.cookie is None  # the move has set a newer one
+    assert (slow.principal, slow.is_new) == (None, True)
+    assert ann.reads()["a"] == 1
+    assert world.counted("not_saved", "refused") == {}
 
 
 def test_a_second_commit_after_a_refused_one_signs_nobody_in(world: World, ann: Browser) -> None:

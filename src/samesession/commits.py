@@ -186,6 +186,11 @@ class Commits:
                 self.counts.add("refused")
                 session.saw(changes)
                 return
+            if mark.final is not None and mark.final.has(delta.token):
+                # Sent again, and answered after the session went on elsewhere with this change.
+                self.counts.add("committed")
+                session.saw(changes)
+                return
         if changes:
             raise self.not_saved()
 

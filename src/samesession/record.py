@@ -121,6 +121,10 @@ class Record(Struct, frozen=True, array_like=True, dict=True):
         """The idle or the absolute deadline, whichever is earlier."""
         return min(self.idle_until_ms, self.origin.absolute_ms)
 
+    def has(self, token: bytes) -> bool:
+        """Whether the commit of this token is among those remembered."""
+        return token in [commit.token for commit in self.commits]
+
     def covers(self, seen: Version) -> bool:
         """Whether this record holds what the commit ``seen`` wrote.
 
@@ -247,7 +251,7 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
     newest, seen, lost = stored.commits[-1], delta.at_least, False
     if seen is None or newest.number != seen.number or not newest.token.startswith(seen.tag):
         # Most deltas are built on the newest commit: then they were not applied before.
-        if delta.token in [commit.token for commit in stored.commits]:
+        if stored.has(delta.token):
             return _applied(stored), None
         lost = seen is not None and not stored.covers(seen)
     if delta.origin is not None:
