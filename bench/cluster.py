@@ -137,6 +137,7 @@ def measured(number: int, copies: str, options: argparse.Namespace) -> Run:
         on_loopback(number, Path(folder), f"copies={copies}") as hosts,
     ):
         writer = hosts[0]
+        _settled(hosts)  # whoever is relieved of a shard would ask once for each of its copies
         names = writer("many", number=KEYS, size=500)["keys"]
         assert len(names) == KEYS
         for host in hosts:  # it is cached where it is used

@@ -527,7 +527,7 @@ def test_a_server_that_leaves_has_handed_everything_over() -> None:
 
 
 def test_who_becomes_an_owner_since_another_went_has_its_copies_before_the_next_round() -> None:
-    """A server that leaves waits for that, and after a death there are too few copies until then."""
+    """A server that leaves waits for that; after a death there are too few copies until then."""
     world = cluster(5, round_ms=60_000)
     keys = [key_of(str(n)) for n in range(50)]
     store = WorkerStore(world.hosts["s1"])

@@ -20,6 +20,7 @@ from samesession._bridge import ready
 from samesession.cluster import election, wire
 from samesession.cluster.client import STATUS
 from samesession.cluster.options import Options
+from samesession.cluster.placement import shard_of
 from samesession.cluster.thread_line import ThreadLine
 from samesession.record import TOKEN_BYTES, Delta, Key
 from samesession.settings import Url
@@ -74,6 +75,12 @@ class Cluster:
         pid = election.holder(self._options[name].lock)
         assert pid is not None
         return pid
+
+    def authority(self, ann: Browser) -> str:
+        """Who decides about this browser's session, as s1 knows."""
+        shard = shard_of(ann.read("s1")["handle"])
+        who: str = self.status("s1")["shards"][str(shard)]["authority"]
+        return who
 
     def ask(self, name: str, body: bytes) -> bytes:
         return ready(self._lines[name].ask(body, 10))

@@ -21,6 +21,8 @@ VISITORS = 9
 STRICT = os.environ.get("SAMESESSION_STRICT_KILLS") == "1"
 """Fails also for requests that the balancer ended when it marked the dead server down."""
 
+pytestmark = pytest.mark.timeout(60 + 15 * KILLS)  # starts take seconds on a busy machine
+
 
 @dataclass(frozen=True)
 class Kill:
