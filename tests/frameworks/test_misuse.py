@@ -10,6 +10,7 @@ import asyncio
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -24,15 +25,20 @@ import redis
 import starsessions
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
 from fastapi import FastAPI, Request
 from litestar import Litestar, get
 from litestar import Request as LitestarRequest
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.testing import TestClient as LitestarClient
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware as StarlettesOwn
 from starlette.requests import HTTPConnection
 from starlette.routing import Mount
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from samesession import Cookie, Sessions
 from samesession.errors import ConfigError
@@ -197,9 +203,9 @@ def flask_wrapped(sessions: Sessions) -> None:
 def flask_mounted(sessions: Sessions) -> None:
     app = flask_app()
     our_flask.init_app(app, sessions)
-    outer = wsgi.SessionMiddleware(app.__call__, made())
+    outer = wsgi.SessionMiddleware(DispatcherMiddleware(bare_wsgi, {"/in": app}), made())
     with httpx.Client(transport=httpx.WSGITransport(outer)) as client:
-        client.get("http://shop/")
+        client.get("http://shop/in/")
 
 
 def flask_session_after(sessions: Sessions) -> None:
@@ -223,22 +229,7 @@ def quart_replaced(sessions: Sessions) -> None:
     our_quart.init_app(app, sessions)
     app.session_interface = quart.sessions.SecureCookieSessionInterface()
 
-    async def serve() -> list[Any]:
-        sent: list[Any] = []
-
-        async def receive() -> dict[str, str]:
-            return {"type": "lifespan.startup"}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        with pytest.raises(ConfigError):
-            await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
-        return sent
-
-    (said,) = asyncio.run(serve())
-    assert said["type"] == "lifespan.startup.failed"
-    raise ConfigError(said["message"])
+    starting(app)
 
 
 def aiohttp_twice(sessions: Sessions) -> None:
@@ -269,6 +260,39 @@ async def bare_asgi(scope: Any, receive: Any, send: Any) -> None: ...
 
 def bare_wsgi(environ: Any, start_response: Any) -> list[bytes]:
     return []
+
+
+def starting(app: Any) -> None:
+    """Start and stop as a server does, and fail as it is told to."""
+    told: list[Any] = []
+    asks = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> dict[str, str]:
+        return {"type": next(asks)}
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    with suppress(ConfigError):
+        asyncio.run(app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send))
+    if told[0]["type"] == "lifespan.startup.failed":
+        raise ConfigError(told[0]["message"])
+
+
+def admin_mounted(sessions: Sessions, *layers: Middleware) -> FastAPI:
+    """As sqladmin does it."""
+    app = FastAPI()
+    app.add_middleware(asgi.SessionMiddleware, sessions=sessions)
+    app.mount("/admin", Starlette(routes=[Mount("/", Starlette(middleware=layers))]))
+    return app
+
+
+def starlettes_own_mounted(sessions: Sessions) -> None:
+    starting(admin_mounted(sessions, Middleware(StarlettesOwn, secret_key="its own")))
+
+
+def ours_mounted(sessions: Sessions) -> None:
+    starting(admin_mounted(sessions, Middleware(asgi.SessionMiddleware, sessions=made())))
 
 
 def wrong(wrap: Callable[..., object], app: Any) -> Mistake:
@@ -307,7 +331,39 @@ TABLE: dict[str, tuple[Mistake, str]] = {
     "starlette under wsgi": (wrong(wsgi.SessionMiddleware, Starlette()), r"samesession\.web\.asgi"),
     "a coroutine under wsgi": (wrong(wsgi.SessionMiddleware, bare_asgi), r"samesession\.web\.asgi"),
     "a function under asgi": (wrong(asgi.SessionMiddleware, bare_wsgi), r"samesession\.web\.wsgi"),
-    "flask under asgi": (wrong(asgi.SessionMiddleware, flask_app()), r"samesession\.web\.wsgi"),
+    "flask under asgi": (wrong(asgi.SessionMiddleware, flask_app()), r"samesession\.web\.flask"),
+    "flask in a plain layer": (
+        wrong(wsgi.SessionMiddleware, flask_app()),
+        r"does not reach its own.*init_app\(app, sessions\).*samesession\.web\.flask",
+    ),
+    "flask's wsgi_app in a plain layer": (
+        wrong(wsgi.SessionMiddleware, ProxyFix(flask_app().wsgi_app)),
+        r"samesession\.web\.flask",
+    ),
+    "quart in a plain layer": (
+        wrong(asgi.SessionMiddleware, quart.Quart("shop")),
+        r"samesession\.web\.quart",
+    ),
+    "litestar in a plain layer": (
+        wrong(asgi.SessionMiddleware, Litestar([shown])),
+        r"middleware=\[session_middleware\(sessions\)\]",
+    ),
+    "django in a plain layer": (
+        wrong(wsgi.SessionMiddleware, WSGIHandler.__new__(WSGIHandler)),
+        r'SESSION_ENGINE = "samesession\.web\.django"',
+    ),
+    "django in a plain ASGI layer": (
+        wrong(asgi.SessionMiddleware, ASGIHandler.__new__(ASGIHandler)),
+        r'SESSION_ENGINE = "samesession\.web\.django"',
+    ),
+    "starlette's own mounted": (
+        starlettes_own_mounted,
+        "mounted at '/admin' has a starlette.*sqladmin.*another session_cookie",
+    ),
+    "starlette mounted, at the start": (
+        ours_mounted,
+        "twice: for an application and for one inside it",
+    ),
     "falcon under asgi": (wrong(asgi.SessionMiddleware, falcon.App()), r"samesession\.web\.wsgi"),
 }
 for _name, _wrap in {
@@ -326,6 +382,11 @@ def test_a_mistake_is_one_error_that_names_the_line(name: str, sessions: Session
     mistake, says = TABLE[name]
     with pytest.raises(ConfigError, match=f"(?s){says}"):
         mistake(sessions)
+
+
+def test_a_mounted_application_may_have_sessions_of_its_own(sessions: Sessions) -> None:
+    own = Middleware(StarlettesOwn, secret_key="its own", session_cookie="admin")
+    starting(admin_mounted(sessions, own))
 
 
 @pytest.fixture

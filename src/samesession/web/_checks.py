@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from inspect import Parameter, iscoroutinefunction, isfunction, signature
 from typing import Any, NamedTuple
@@ -19,18 +19,81 @@ def check_once(app: object, kind: type) -> None:
         app: what is wrapped; layers keep theirs in ``app``, as Starlette's, ours and most do.
         kind: our layer's type.
     """
-    for _ in range(100):
-        if isinstance(app, kind):
+    for layer in _layers(app):
+        if isinstance(layer, kind):
             raise ConfigError(
                 "SessionMiddleware is installed twice; keep one of the two lines "
                 "(one application has one Sessions)"
             )
-        if type(app).__name__ == "SessionMiddleware":
-            raise another(app)
-        inner = vars(app).get("app") if hasattr(app, "__dict__") else None
-        if inner is None:
+        if type(layer).__name__ == "SessionMiddleware":
+            raise another(layer)
+
+
+def _layers(app: object) -> Iterator[object]:
+    for _ in range(100):
+        yield app
+        app = vars(app).get("app") if hasattr(app, "__dict__") else None
+        if app is None:
             return
-        app = inner
+
+
+_OWN_WORDS = {
+    ("flask", "Flask"): "init_app(app, sessions) with init_app from samesession.web.flask",
+    ("quart", "Quart"): "init_app(app, sessions) with init_app from samesession.web.quart",
+    ("litestar", "Litestar"): (
+        "Litestar(…, middleware=[session_middleware(sessions)]) with session_middleware "
+        "from samesession.web.litestar"
+    ),
+    ("django", "WSGIHandler"): 'SESSION_ENGINE = "samesession.web.django" in its settings',
+    ("django", "ASGIHandler"): 'SESSION_ENGINE = "samesession.web.django" in its settings',
+}
+
+
+def check_plain(app: object) -> None:
+    """Refuse an application whose framework's own sessions a layer around it does not reach.
+
+    Args:
+        app: what is wrapped; the framework's object, or a method of it (``app.wsgi_app``).
+    """
+    for layer in _layers(app):
+        for kind in type(getattr(layer, "__self__", layer)).__mro__:
+            line = _OWN_WORDS.get((kind.__module__.partition(".")[0], kind.__name__))
+            if line is not None:
+                raise ConfigError(
+                    f"a layer around a {kind.__name__} application does not reach its own "
+                    f"sessions; instead of SessionMiddleware write {line}"
+                )
+
+
+def check_mounted(app: object, kind: type, cookie: str, path: str = "") -> None:
+    """Refuse a session layer in an application that is mounted, when it answers by our cookie.
+
+    Admin interfaces bring one (sqladmin's ``authentication_backend``). With a cookie of its own it
+    may stay: that application has its own sessions then.
+
+    Args:
+        app: routes as Starlette does, and keeps its layers' names until the first request.
+        kind: our layer's type.
+        cookie: our cookie's name.
+        path: where the application is mounted.
+    """
+    for layer in _layers(app):
+        for line in getattr(layer, "user_middleware", ()) if path else ():
+            if line.cls.__name__ != "SessionMiddleware":
+                continue
+            if issubclass(line.cls, kind):
+                raise ConfigError(_INSIDE)
+            if line.kwargs.get("session_cookie", "session") == cookie:
+                raise ConfigError(
+                    f"the application mounted at {path!r} has a {line.cls.__module__}."
+                    f"SessionMiddleware of its own, which answers by the cookie {cookie!r}, too; "
+                    "remove its line (sqladmin: authentication_backend.middlewares = []) or give "
+                    "it another session_cookie"
+                )
+        for route in getattr(layer, "routes", None) or ():
+            inner = getattr(route, "app", None)
+            if hasattr(inner, "routes"):
+                check_mounted(inner, kind, cookie, path + getattr(route, "path", "/"))
 
 
 def another(found: object) -> ConfigError:
@@ -43,6 +106,12 @@ def another(found: object) -> ConfigError:
     )
 
 
+_INSIDE = (
+    "SessionMiddleware is installed twice: for an application and for one inside it; "
+    "keep the outer line (one application has one Sessions)"
+)
+
+
 def check_alone(session: object) -> None:
     """Refuse a request that has a session already; earlier nobody can know of the other layer.
 
@@ -50,10 +119,7 @@ def check_alone(session: object) -> None:
         session: what stands where ours belongs.
     """
     if isinstance(session, Session):
-        raise ConfigError(
-            "SessionMiddleware is installed twice: for an application and for one inside it; "
-            "keep the outer line (one application has one Sessions)"
-        )
+        raise ConfigError(_INSIDE)
     raise ConfigError(
         "another session middleware is installed around samesession's; remove its line "
         "(samesession.adopt takes over what it kept)"

@@ -17,7 +17,14 @@ from samesession.life import Client
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
-from samesession.web._checks import check_alone, check_once, check_sessions, is_wsgi
+from samesession.web._checks import (
+    check_alone,
+    check_mounted,
+    check_once,
+    check_plain,
+    check_sessions,
+    is_wsgi,
+)
 from samesession.web._http import (
     TOKEN_HEADER,
     CookieCodec,
@@ -56,6 +63,8 @@ class SessionMiddleware:
         """
         check_sessions(sessions, "SessionMiddleware(app, sessions)")
         check_once(app, SessionMiddleware)
+        if self.kind is Session:
+            check_plain(app)
         if is_wsgi(app):
             raise ConfigError(
                 "samesession.web.asgi wraps ASGI applications, and this one is WSGI; "
@@ -223,7 +232,22 @@ class SessionMiddleware:
 
         return sending
 
+    def check(self) -> None:
+        """See, when the server starts, that no other layer takes our place.
+
+        Raises:
+            ConfigError: naming its line.
+        """
+        check_mounted(self.app, SessionMiddleware, self.sessions.cookie.name)
+
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self.check()
+        except ConfigError as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+
         async def sending(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 await self.sessions.ready()

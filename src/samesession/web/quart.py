@@ -20,7 +20,7 @@ from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._checks import check_sessions
 from samesession.web._http import refused
-from samesession.web.asgi import Receive, Scope, Send, SessionMiddleware
+from samesession.web.asgi import SessionMiddleware
 from samesession.web.flask import (
     LOGIN_KEYS,
     CookieAnswers,
@@ -35,15 +35,9 @@ class _Middleware(SessionMiddleware):
     kind, login_keys = FlaskSession, LOGIN_KEYS
     served: Quart
 
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start, if no other extension has taken our place since."""
-        try:
-            check_interface(self.served.session_interface)
-        except ConfigError as error:
-            await receive()
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
-        await super()._lifespan(scope, receive, send)
+    def check(self) -> None:
+        """See that no other extension has taken our place since."""
+        check_interface(self.served.session_interface)
 
 
 class Interface(CookieAnswers, SessionInterface):

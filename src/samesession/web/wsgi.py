@@ -20,7 +20,13 @@ from samesession.lifecycle import Lifecycle
 from samesession.session import Session
 from samesession.sessions import BlockingSessions, Sessions
 from samesession.web._adopt import OldCookies
-from samesession.web._checks import check_alone, check_once, check_sessions, is_asgi
+from samesession.web._checks import (
+    check_alone,
+    check_once,
+    check_plain,
+    check_sessions,
+    is_asgi,
+)
 from samesession.web._http import (
     CookieCodec,
     client_of,
@@ -51,6 +57,8 @@ class SessionMiddleware:
         """
         check_sessions(sessions, "SessionMiddleware(app, sessions)")
         check_once(app, SessionMiddleware)
+        if self.kind is Session:
+            check_plain(app)
         if is_asgi(app):
             raise ConfigError(
                 "samesession.web.wsgi wraps WSGI applications, and this one is ASGI; "
