@@ -317,6 +317,15 @@ async def test_logout_everywhere_of_nobody_is_fine(ann: AsyncClient) -> None:
     assert (await ann.post("/api/logout-everywhere")).json() == {"server": "s1", "principal": None}
 
 
+@pytest.mark.parametrize("path", ["/api/session/%2F", "/api/session/", "/api/session/a%2Fb"])
+async def test_a_key_holds_no_slash_and_nobody_is_sent_elsewhere(
+    ann: AsyncClient, path: str
+) -> None:
+    answer = await ann.put(path, content="1")
+    assert 400 <= answer.status_code < 500
+    assert "set-cookie" not in answer.headers
+
+
 # ---- the shop -----------------------------------------------------------------------------------
 
 

@@ -25,5 +25,6 @@ def create_app(sessions: Sessions, place: Place) -> Starlette:
         routes=[*Probe(sessions, place.server).routes(), *Shop(sessions, place).routes()],
         exception_handlers={error: partial(refusal, place.server) for error in REFUSED},
     )
+    app.router.redirect_slashes = False  # a key that is a slash is a wrong request, not another one
     app.add_middleware(SessionMiddleware, sessions=sessions)
     return app
