@@ -23,6 +23,7 @@ from samesession.errors import ConfigError, TooManySessionsError
 from samesession.quota import displaced
 from samesession.record import Key
 from samesession.settings import Quota
+from samesession.stores.memory import MemoryStore
 from samesession.web import wsgi
 from samesession.web.asgi import SessionMiddleware
 from samesession.web.flask import init_app
@@ -128,6 +129,25 @@ def test_a_session_that_idled_out_has_no_place() -> None:
         signed_in(sessions, "ann")
     signed_in(sessions, "bob")
     now[0] += 11_000
+    signed_in(sessions, "ann")
+
+
+def test_a_login_that_newer_ones_overtake_is_told_to_sign_in_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is not told to sign out elsewhere: with evict-oldest nobody has to."""
+    sessions = limited(max_sessions=1)
+    admit = MemoryStore.admit
+
+    async def admitted_and_overtaken(*given: Any, **more: Any) -> Any:
+        gone = await admit(*given, **more)
+        monkeypatch.setattr(MemoryStore, "admit", admit)
+        signed_in(sessions, "ann")
+        return gone
+
+    monkeypatch.setattr(MemoryStore, "admit", admitted_and_overtaken)
+    with pytest.raises(TooManySessionsError, match="overtaken by newer sign-ins, of which 1 may"):
+        signed_in(sessions, "ann")
     signed_in(sessions, "ann")
 
 

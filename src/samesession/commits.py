@@ -261,7 +261,7 @@ class Commits:
         outcome = await self.send(delta)
         if not isinstance(outcome, Applied):
             if isinstance(outcome, Ended) and outcome.mark.reason is Reason.DISPLACED:
-                raise _too_many(self.limits.quota)
+                raise _overtaken(self.limits.quota)
             return id_, None  # a sign-out everywhere met it in the index, and marked it
         self.counts.add("created")
         return id_, made(delta, origin)
@@ -338,8 +338,15 @@ class Commits:
         return NotSavedError("the session went on elsewhere meanwhile; this change was not kept")
 
 
-def _too_many(quota: Quota | None) -> TooManySessionsError:
-    most = 0 if quota is None else quota.most
+def _too_many(quota: Quota) -> TooManySessionsError:
     return TooManySessionsError(
-        f"signed in {most} times already, which is the most; sign out elsewhere and try again"
+        f"signed in {quota.most} times already, which is the most; sign out elsewhere and try again"
+    )
+
+
+def _overtaken(quota: Quota | None) -> TooManySessionsError:
+    """Newer logins took its place before its record was made: nobody needs to sign out."""
+    most = "some" if quota is None else quota.most
+    return TooManySessionsError(
+        f"overtaken by newer sign-ins, of which {most} may stay; sign in again to stay yourself"
     )
