@@ -584,6 +584,8 @@ def refused(folder: Path, *arguments: str, env: Mapping[str, str] | None = None)
         (["shop:json"], "'shop:json' is neither an ASGI nor a WSGI application"),
         (["shop"], "'shop' names no application; write MODULE:APP"),
         (["late:app"], "s1 ended with exit code 3; what it printed stands above"),
+        (["from_env:app", "--strategy", "memory://?x=1"], r"env:app': memory:// .*; it has: none$"),
+        (["--strategy", "memory://?x=1"], "s1 ended with exit code 1; what it printed"),
         (["shop:app", "--workers", "2"], "memory:// keeps sessions in one process"),
         (["shop:app", "--strategy", "reddis://"], r"did you mean redis://\?"),
         (["shop:app", "--strategy", "redis://127.0.0.1:x"], "cannot be read as a URL"),
@@ -606,6 +608,7 @@ def test_what_cannot_run_is_refused_in_one_line(
         "leaves": "raise SystemExit(7)",
         "needs": "import nothing_like_it",
         "dies": "import os\nprint('last words', flush=True)\nos.kill(os.getpid(), 9)",
+        "from_env": "from samesession import Sessions\nSessions.from_env().blocking.open(None)",
         "late": "async def app(scope, receive, send):\n"
         "    await receive()\n"
         "    await send({'type': 'lifespan.startup.failed', 'message': 'no'})",

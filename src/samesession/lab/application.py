@@ -72,6 +72,8 @@ def interface_of(application: Any) -> Interface | None:
 
 
 def _reason(error: BaseException, module: str) -> str:
+    if isinstance(error, ConfigError):  # it names the setting; the line would be one of ours
+        return str(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_MESSAGE]
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and (module == missing or module.startswith(f"{missing}.")):

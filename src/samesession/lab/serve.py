@@ -21,7 +21,10 @@ from samesession.lab.variables import APP, FOLDER, SERVER, URL
 # The server's main process dies with the supervisor; its workers import this, and die with it.
 die_with_server()
 
-_application = load(os.environ[APP])
+try:
+    _application = load(os.environ[APP])
+except ConfigError as error:
+    sys.exit(str(error))  # it is one line that says all; its traceback would be sixty, per server
 _sessions = sys.modules.get("samesession.sessions")  # the application's; as in `lab.probe`
 _joining = Joining(os.environ[URL] if getattr(_sessions, "opened_from_env", False) else None)
 _health = Health(Path(os.environ[FOLDER]) / f"{os.environ[SERVER]}.drain", _joining.over)
