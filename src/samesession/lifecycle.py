@@ -65,7 +65,6 @@ class Lifecycle:
         self._login_keys = tools.login_keys
         self._size_limit = tools.limits.size_bytes
         self._fresh_ms = self.commits.fresh_ms
-        self._renews = self.fresh
 
     # -- open ------------------------------------------------------------------------------------
 
@@ -77,7 +76,7 @@ class Lifecycle:
     ) -> Session:
         """See `Sessions.open`; ``kind`` is how a framework calls it."""
         now = self._clock()
-        life = Life(now, self._size_limit, client, self._renews, self._login_keys)
+        life = Life(now, self._size_limit, client, self.fresh, self._login_keys)
         _request.set(life)
         if value is None:
             return kind(life)
