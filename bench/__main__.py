@@ -107,7 +107,7 @@ def _compare(arguments: list[str], app_core: int) -> int:
         _tell(f"written to {out}")
     if out == RESULTS:
         readme.write(measured)
-        _tell(f"written to {readme.README}")
+        _tell(f"written to {', '.join(readme.PAGES)}")
     return 0 if holds else 1
 
 

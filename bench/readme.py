@@ -16,10 +16,12 @@ from bench.markdown import NONE
 from bench.rounds import Measured
 from bench.workloads import Workload
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-HEAD = "| | read one key | change one key |"
-NAMES = (
-    (SIGNED_COOKIE, "Starlette's signed cookie"),
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {  # head of the table, and what it calls Starlette's signed cookie
+    "README.md": ("| | read one key | change one key |", "Starlette's signed cookie"),
+    "README.ko.md": ("| | 키 하나 읽기 | 키 하나 바꾸기 |", "Starlette의 서명 쿠키"),
+}
+OTHERS = (
     (STARSESSIONS, "starsessions, Redis"),
     (MEMORY, "samesession `memory://`"),
     (STICKY, "samesession `sticky://`"),
@@ -28,20 +30,23 @@ NAMES = (
 
 
 def write(measured: Measured) -> None:
-    """Replace the rows below the table's head; the rest of the page is left alone.
+    """Replace the rows below the table's head on each page; the rest is left alone.
 
     Raises:
-        ValueError: the README has no such table.
+        ValueError: a page has no such table.
     """
-    lines = README.read_text(encoding="utf-8").split("\n")
-    starts = [number for number, line in enumerate(lines) if line.startswith(HEAD)]
-    if len(starts) != 1:
-        raise ValueError(f"{README} has {len(starts)} tables that begin with {HEAD!r}; keep one")
-    first = last = starts[0] + 2  # after the rule
-    while lines[last].startswith("|"):
-        last += 1
-    lines[first:last] = [_row(measured, contestant, name) for contestant, name in NAMES]
-    README.write_text("\n".join(lines), encoding="utf-8")
+    for name, (head, signed_cookie) in PAGES.items():
+        page = ROOT / name
+        lines = page.read_text(encoding="utf-8").split("\n")
+        starts = [number for number, line in enumerate(lines) if line.startswith(head)]
+        if len(starts) != 1:
+            raise ValueError(f"{page} has {len(starts)} tables that begin with {head!r}; keep one")
+        first = last = starts[0] + 2  # after the rule
+        while lines[last].startswith("|"):
+            last += 1
+        names = ((SIGNED_COOKIE, signed_cookie), *OTHERS)
+        lines[first:last] = [_row(measured, contestant, said) for contestant, said in names]
+        page.write_text("\n".join(lines), encoding="utf-8")
 
 
 def _row(measured: Measured, contestant: Contestant, name: str) -> str:
