@@ -440,6 +440,28 @@ def test_a_forked_process_opens_connections_of_its_own(database: Database) -> No
     ready(store.close())
 
 
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("way", ["loop", "threads"])
+def test_a_transaction_that_is_over_is_not_rolled_back_once_more(
+    database: Database, way: str
+) -> None:
+    """That is a round trip, and a traceback in the log where the server has died meanwhile."""
+
+    def rolled_back() -> int:
+        (row,) = database.run("SHOW GLOBAL STATUS LIKE 'Com_rollback'")
+        return int(row[1])
+
+    async def work() -> None:
+        store = getattr(database, way)(deadline="10s")
+        for _ in range(5):
+            await store._wire.together(lambda connection: connection.exec_driver_sql("SELECT 1"))
+        await store.close()
+
+    before = rolled_back()
+    asyncio.run(work())
+    assert rolled_back() == before
+
+
 # --- the start ------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ class Weak:
     engine: Mortal
 
 
-@pytest.fixture(scope="module", params=["redis", "postgresql"])
+@pytest.fixture(scope="module", params=["redis", "postgresql", *(["mariadb"] if PROVE else [])])
 def weak(request: pytest.FixtureRequest) -> Iterator[Weak]:
     with ExitStack() as stack:
         engine: Mortal
@@ -360,7 +360,9 @@ def test_sockets_outlive_a_frozen_engine_and_still_close_with_their_session(
 # --- an engine that dies in the middle of an answer -----------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["redis", *(["postgresql", "memcached"] if PROVE else [])])
+@pytest.fixture(
+    scope="module", params=["redis", *(["postgresql", "mariadb", "memcached"] if PROVE else [])]
+)
 def wired(request: pytest.FixtureRequest) -> Iterator[tuple[Site, Proxy]]:
     with ExitStack() as stack:
         if request.param == "redis":

@@ -130,6 +130,7 @@ class Target:
             "pool_size": self.pool,
             "max_overflow": 0,  # it waits, within the deadline, instead of raising
             "pool_timeout": self.deadline_s,
+            "pool_reset_on_return": None,  # no transaction is left open
             "pool_use_lifo": True,  # so that those not needed age, and the engine may drop them
         }
 
