@@ -156,6 +156,9 @@ def test_anything_else_is_no_size(text: str) -> None:
         ({"keys": [KEY, "ж" * 15]}, r"keys\[1\] has 30 bytes"),
         ({"keys": [KEY, KEY]}, "same key twice"),
         ({"keys": [None]}, r"keys\[0\] is None"),
+        ({"keys": None}, r"keys=None is no list"),
+        ({"cookie": {"secure": False}}, r"write cookie=Cookie\(secure=False\)"),
+        ({"cookie": Cookie}, r"is no Cookie"),
     ],
     ids=repr,
 )

@@ -120,6 +120,8 @@ class Sessions:
         """
         limits = Limits.of(idle, lifetime, max_size, Quota.of(max_sessions, on_limit))
         ring = keys_from(keys, "keys")
+        if not isinstance(cookie, Cookie | None):
+            raise ConfigError(f"cookie={cookie!r} is no Cookie; write cookie=Cookie(secure=False)")
         sessions = cls._checked(url, ring, limits, cookie or Cookie(), principal_key, carrier)
         sessions.adopt = checked(adopt)
         _ = sessions.old_loops

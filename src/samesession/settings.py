@@ -63,6 +63,10 @@ class Url:
         Raises:
             ConfigError: it is no URL, a port is no number, or a parameter stands twice.
         """
+        if not isinstance(text, str):
+            raise ConfigError(
+                f"{text!r} is no URL; is its variable set? Write redis://127.0.0.1:6379"
+            )
         try:
             parts = urlsplit(text)
             hosts = _hosts(parts.netloc.rpartition("@")[2])
@@ -328,13 +332,16 @@ def keys_from(texts: Iterable[str | bytes], where: str) -> tuple[bytes, ...]:
     """Check the key ring: each key 32 bytes or more; the first signs, every one verifies."""
     if isinstance(texts, str | bytes):
         raise ConfigError(f"{where} is one text; write a list: {where}=[…]")
-    keys = tuple(_key(text, f"{where}[{index}]") for index, text in enumerate(texts))
+    if not isinstance(texts, Iterable):
+        raise ConfigError(f"{where}={texts!r} is no list; write {where}=[…] ({MAKE_A_KEY})")
+    keys = tuple(key_from(text, f"{where}[{index}]") for index, text in enumerate(texts))
     if len(set(keys)) != len(keys):
         raise ConfigError(f"{where} holds the same key twice; keep one")
     return keys
 
 
-def _key(text: object, where: str) -> bytes:
+def key_from(text: object, where: str) -> bytes:
+    """Check one of them."""
     key = text.encode(errors="surrogateescape") if isinstance(text, str) else text
     if not isinstance(key, bytes):
         raise ConfigError(f"{where} is {key!r}, no text; is its variable set? ({MAKE_A_KEY})")

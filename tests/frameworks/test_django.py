@@ -399,6 +399,8 @@ def test_what_django_knows_beside_its_own_words() -> None:
         ({"SAMESESSION": None}, 'SAMESESSION = {"url": "redis://127.0.0.1:6379/0"}'),
         ({"SAMESESSION": {"url": "memory://", "idel": 1}}, "did you mean 'idle'"),
         ({"SAMESESSION": {"url": "memory://", "keys": ["short"]}}, "needs 32 or more"),
+        ({"SECRET_KEY": "short"}, "SECRET_KEY has 5 bytes; needs 32"),
+        ({"SECRET_KEY_FALLBACKS": ["short"]}, "SECRET_KEY_FALLBACKS[0] has 5 bytes"),
         ({"SESSION_COOKIE_NAME": "__Host-sid"}, "needs SESSION_COOKIE_SECURE=True"),
         ({"SESSION_COOKIE_SAMESITE": "None"}, "needs SESSION_COOKIE_SECURE=True"),
         (

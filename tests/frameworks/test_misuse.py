@@ -30,6 +30,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from fastapi import FastAPI, Request
 from litestar import Litestar, get
 from litestar import Request as LitestarRequest
+from litestar.middleware import DefineMiddleware
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.testing import TestClient as LitestarClient
 from starlette.applications import Starlette
@@ -334,7 +335,7 @@ TABLE: dict[str, tuple[Mistake, str]] = {
     "flask under asgi": (wrong(asgi.SessionMiddleware, flask_app()), r"samesession\.web\.flask"),
     "flask in a plain layer": (
         wrong(wsgi.SessionMiddleware, flask_app()),
-        r"does not reach its own.*init_app\(app, sessions\).*samesession\.web\.flask",
+        r"does not reach Flask's own.*init_app\(app, sessions\).*samesession\.web\.flask",
     ),
     "flask's wsgi_app in a plain layer": (
         wrong(wsgi.SessionMiddleware, ProxyFix(flask_app().wsgi_app)),
@@ -356,6 +357,18 @@ TABLE: dict[str, tuple[Mistake, str]] = {
         wrong(asgi.SessionMiddleware, ASGIHandler.__new__(ASGIHandler)),
         r'SESSION_ENGINE = "samesession\.web\.django"',
     ),
+    "a plain layer among litestar's": (
+        lambda sessions: Litestar(
+            [shown], middleware=[DefineMiddleware(asgi.SessionMiddleware, sessions=sessions)]
+        ),
+        r"middleware=\[session_middleware\(sessions\)\]",
+    ),
+    "quart's for flask": (wrong(our_quart.init_app, flask_app()), r"samesession\.web\.flask"),
+    "flask's for quart": (
+        wrong(our_flask.init_app, quart.Quart("shop")),
+        r"init_app\(app, sessions\) with init_app from samesession\.web\.quart",
+    ),
+    "aiohttp's for flask": (wrong(our_aiohttp.setup, flask_app()), r"samesession\.web\.flask"),
     "starlette's own mounted": (
         starlettes_own_mounted,
         "mounted at '/admin' has a starlette.*sqladmin.*another session_cookie",
@@ -444,6 +457,7 @@ def test_a_store_that_serves_one_kind_only(monkeypatch: pytest.MonkeyPatch) -> N
             {"url": "redis://127.0.0.1:1", "keys": "one text of 32 bytes and more"},
             "write a list",
         ),
+        ({"url": None}, "None is no URL; is its variable set"),
         ({"url": "redsi://127.0.0.1:1"}, "did you mean redis"),
         ({"url": "redis://127.0.0.1:1?dealine=1s"}, "did you mean 'deadline'"),
         ({"url": "memory://", "principal_key": ""}, "principal_key=''"),
@@ -453,6 +467,6 @@ def test_a_store_that_serves_one_kind_only(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_wrong_settings(given: dict[str, Any], says: str) -> None:
-    keys = {"keys": ["a key that is long enough for anybody"]} if "?" in given["url"] else {}
+    keys = {"keys": ["a key that is long enough for anybody"]} if "?" in str(given["url"]) else {}
     with pytest.raises(ConfigError, match=says):
         Sessions.from_url(**(keys | given))

@@ -38,15 +38,16 @@ def _layers(app: object) -> Iterator[object]:
 
 
 _OWN_WORDS = {
-    ("flask", "Flask"): "init_app(app, sessions) with init_app from samesession.web.flask",
-    ("quart", "Quart"): "init_app(app, sessions) with init_app from samesession.web.quart",
-    ("litestar", "Litestar"): (
-        "Litestar(…, middleware=[session_middleware(sessions)]) with session_middleware "
-        "from samesession.web.litestar"
+    "flask": ("Flask", "init_app(app, sessions) with init_app from samesession.web.flask"),
+    "quart": ("Quart", "init_app(app, sessions) with init_app from samesession.web.quart"),
+    "litestar": (
+        "Litestar",
+        "middleware=[session_middleware(sessions)] (it is in samesession.web.litestar)",
     ),
-    ("django", "WSGIHandler"): 'SESSION_ENGINE = "samesession.web.django" in its settings',
-    ("django", "ASGIHandler"): 'SESSION_ENGINE = "samesession.web.django" in its settings',
+    "aiohttp": ("aiohttp", "setup(app, sessions) with setup from samesession.web.aiohttp"),
+    "django": ("Django", 'SESSION_ENGINE = "samesession.web.django" into its settings'),
 }
+"""By the package that an application's type comes from: whose it is, and what to write there."""
 
 
 def check_plain(app: object) -> None:
@@ -56,13 +57,29 @@ def check_plain(app: object) -> None:
         app: what is wrapped; the framework's object, or a method of it (``app.wsgi_app``).
     """
     for layer in _layers(app):
-        for kind in type(getattr(layer, "__self__", layer)).__mro__:
-            line = _OWN_WORDS.get((kind.__module__.partition(".")[0], kind.__name__))
-            if line is not None:
-                raise ConfigError(
-                    f"a layer around a {kind.__name__} application does not reach its own "
-                    f"sessions; instead of SessionMiddleware write {line}"
-                )
+        framework = _framework_of(layer)
+        if framework is not None:
+            name, line = _OWN_WORDS[framework]
+            raise ConfigError(
+                f"a layer around a {name} application does not reach {name}'s own sessions; "
+                f"instead of SessionMiddleware write {line}"
+            )
+
+
+def check_application(app: object, framework: str, call: str) -> None:
+    """Refuse what is no application of this framework, such as one of its sibling's."""
+    found = _framework_of(app)
+    if found != framework:
+        line = "the application first" if found is None else _OWN_WORDS[found][1]
+        raise ConfigError(
+            f"{call} of samesession.web.{framework} got {type(app).__name__!r}; write {line}"
+        )
+
+
+def _framework_of(app: object) -> str | None:
+    kinds = type(getattr(app, "__self__", app)).__mro__
+    packages = (kind.__module__.partition(".")[0] for kind in kinds)
+    return next((name for name in packages if name in _OWN_WORDS), None)  # Quart's is Flask's, too
 
 
 def check_mounted(app: object, kind: type, cookie: str, path: str = "") -> None:

@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from samesession.errors import ConfigError
 from samesession.sessions import Sessions
-from samesession.settings import Cookie
+from samesession.settings import Cookie, key_from, keys_from
 from samesession.web._django_adopt import readers
 
 ENGINE = "samesession.web.django"
@@ -61,7 +61,7 @@ def get_sessions() -> Sessions:
     lifetime = given.get("lifetime", max(age, given.get("idle", age)))
     sessions = Sessions.from_url(
         given["url"],
-        keys=given.get("keys", [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]),
+        keys=given["keys"] if "keys" in given else _djangos_keys(),
         idle=given.get("idle", min(age, lifetime)),
         lifetime=lifetime,
         cookie=_cookie(),
@@ -74,6 +74,13 @@ def get_sessions() -> Sessions:
     )
     _ = sessions.threads  # Django's middleware runs in them, under ASGI too
     return sessions
+
+
+def _djangos_keys() -> list[str]:
+    key, others = settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS
+    key_from(key, "SECRET_KEY")
+    keys_from(others, "SECRET_KEY_FALLBACKS")
+    return [key, *others]
 
 
 def _check_age(given: dict[str, Any], age: timedelta) -> None:

@@ -24,7 +24,7 @@ from samesession.record import Key
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
-from samesession.web._checks import another, check_sessions
+from samesession.web._checks import another, check_application, check_sessions
 from samesession.web._http import (
     CookieCodec,
     client_of,
@@ -126,6 +126,7 @@ def setup(app: web.Application, sessions: Sessions) -> None:
         ConfigError: called twice, or no `Sessions`.
     """
     check_sessions(sessions, "setup(app, sessions)")
+    check_application(app, "aiohttp", "setup(app, sessions)")
     if SESSIONS in app:
         raise ConfigError("setup(app, sessions) was called twice for this application; keep one")
     adapter = _Adapter(sessions)

@@ -21,6 +21,7 @@ from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._checks import (
     another,
+    check_application,
     check_lifetime,
     check_sessions,
     contradictions,
@@ -209,6 +210,7 @@ def init_app(app: Flask, sessions: Sessions) -> None:
         ConfigError: called twice, or a setting of Flask's says something else.
     """
     check_sessions(sessions, "init_app(app, sessions)")
+    check_application(app, "flask", "init_app(app, sessions)")
     if isinstance(app.session_interface, Interface):
         raise ConfigError("init_app(app, sessions) was called twice for this application; keep one")
     middleware = _Middleware(cast("App", app.wsgi_app), sessions)

@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from samesession.errors import ConfigError, TooManySessionsError
 from samesession.session import Session
 from samesession.sessions import Sessions
-from samesession.web._checks import check_sessions
+from samesession.web._checks import check_application, check_sessions
 from samesession.web._http import refused
 from samesession.web.asgi import SessionMiddleware
 from samesession.web.flask import (
@@ -109,6 +109,7 @@ def init_app(app: Quart, sessions: Sessions) -> None:
         ConfigError: called twice, or a setting of Quart's says something else.
     """
     check_sessions(sessions, "init_app(app, sessions)")
+    check_application(app, "quart", "init_app(app, sessions)")
     quart = cast(Any, app)  # its annotations know only its own interface
     if isinstance(quart.session_interface, Interface):
         raise ConfigError("init_app(app, sessions) was called twice for this application; keep one")
