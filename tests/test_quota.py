@@ -21,7 +21,7 @@ from starlette.routing import Route
 from samesession import Cookie, Sessions
 from samesession.errors import ConfigError, TooManySessionsError
 from samesession.quota import displaced
-from samesession.record import Key
+from samesession.record import Key, Reason
 from samesession.settings import Quota
 from samesession.stores.memory import MemoryStore
 from samesession.web import wsgi
@@ -130,6 +130,23 @@ def test_a_session_that_idled_out_has_no_place() -> None:
     signed_in(sessions, "bob")
     now[0] += 11_000
     signed_in(sessions, "ann")
+
+
+def test_a_session_that_made_room_says_why_it_is_over() -> None:
+    sessions = limited(max_sessions=1)
+    first, second = signed_in(sessions, "ann"), signed_in(sessions, "ann")
+    session = sessions.blocking.open(first)
+    assert (session.principal, session.ended) == (None, Reason.DISPLACED)
+    assert session.ended == "displaced"
+    session = sessions.blocking.open(second)
+    assert (session.principal, session.ended) == ("ann", None)
+    session.logout()
+    sessions.blocking.finish(session)
+    again = sessions.blocking.open(second)
+    assert again.ended == "logout"
+    again.fresh()
+    assert again.ended == "logout"
+    assert sessions.blocking.open(None).ended is None
 
 
 def test_a_login_that_newer_ones_overtake_is_told_to_sign_in_again(

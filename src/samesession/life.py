@@ -51,6 +51,7 @@ class Life(Struct, eq=False):
         record: as loaded or last committed; None while the session is new.
         principal: who is signed in, as far as this request knows.
         quiet: the cookie's record ended a moment ago, so nothing new is made for it (S6).
+        ended: why it did.
         leaving: how the loaded record will end at the commit: logout, login or rotation.
         carries: whether the contents go along when the record is left.
         started: the response began; a new cookie can no longer be sent.
@@ -81,6 +82,7 @@ class Life(Struct, eq=False):
     record: Record | None = None
     principal: str | None = None
     quiet: bool = False
+    ended: Reason | None = None
     leaving: Reason | None = None
     carries: bool = True
     started: bool = False

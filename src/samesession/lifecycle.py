@@ -106,7 +106,7 @@ class Lifecycle:
                         self._note_difference(life, seen, found)
             elif isinstance(found, Mark) and now - found.at_ms < MARK_MS:
                 self.counts.add("quiet")
-                life.quiet = True
+                life.quiet, life.ended = True, found.reason
             else:  # unknown, or a mark that has done its time and is not swept yet
                 self.counts.add("absent")
         return kind(life)
@@ -147,7 +147,8 @@ class Lifecycle:
             record = None
         if record is not None:
             self._note_difference(life, (life.record or life.token).version, record)
-        life.quiet = isinstance(found, Mark) and now - found.at_ms < MARK_MS
+        mark = found if isinstance(found, Mark) and now - found.at_ms < MARK_MS else None
+        life.quiet, life.ended = mark is not None, mark.reason if mark else None
         session.renew(record)
 
     def is_live(self, found: Record, now: int) -> bool:

@@ -63,6 +63,17 @@ class Session(Contents):
         record = self._opened()
         return max(self._life.seen, 0 if record is None else record.version.number)
 
+    @property
+    def ended(self) -> Reason | None:
+        """Why the session whose cookie came is over, if it ended within the last 30 s.
+
+        For a page that says so: ``"displaced"`` (signed in once more than allowed), ``"revoked"``
+        (ended from elsewhere), ``"logout"``; ``"login"`` and ``"rotated"`` when it went on under
+        another cookie. None while it lives, and when nobody knows any more.
+        """
+        self.mark_accessed()
+        return self._life.ended
+
     def login(self, principal: str) -> None:
         """Sign in: at the commit a new record with a new cookie takes over (S6).
 
