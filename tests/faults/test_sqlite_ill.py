@@ -14,11 +14,12 @@ import httpx
 import pytest
 from scenarios.browser import Browser, sets_our_cookie
 from scenarios.conftest import Browsers, Figure
-from scenarios.site import Site, at_once, eventually
+from scenarios.site import PROVE, Site, at_once, eventually
 from tables import make_table
 
 from faults.test_store_down import DEADLINE_S, RECOVERY_S, SLACK_S
 
+pytestmark = pytest.mark.skipif(not PROVE, reason="as every engine's: make prove")
 Ill = Callable[[Site, Path], "Iterator[None]"]
 
 

@@ -6,9 +6,16 @@ No engine from a wheel speaks TLS itself, so a relay does before each.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from threading import Barrier, Event, Thread
 
 import pytest
 import trustme
@@ -19,10 +26,10 @@ from samesession.errors import StoreUnavailableError
 from samesession.lab.engines import Engine, ask, preferred, start
 from samesession.lab.ports import Port
 from samesession.lab.replicated import eventually
-from samesession.record import Record
+from samesession.record import Applied, Key, Record
 from samesession.store import Store
 from samesession.strategies import strategy_of
-from samesession.testing import created, fresh_key
+from samesession.testing import changed, created, fresh_key
 
 # The relay that speaks TLS ends its loop with whatever was refused still half open.
 pytestmark = [
@@ -111,3 +118,124 @@ def test_sentinels_are_asked_over_tls_too(context: ssl.SSLContext, files: str) -
             with tls_before(sentinel.port, context) as port:
                 url = f"rediss+sentinel://127.0.0.1:{port}/shop?deadline=1s&{files}"
                 ready(whole(strategy_of(url).open_threads(), asks))
+
+
+@contextmanager
+def door_before(port: int, context: ssl.SSLContext) -> Iterator[int]:
+    """A port with TLS for clients, and without for sentinels and replicas; yields it.
+
+    They find an engine where it says that it is, and there are not two such places.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        loop = asyncio.new_event_loop()
+        thread = Thread(target=loop.run_until_complete, args=(_serve(listener, port, context),))
+        thread.start()
+        yield listener.getsockname()[1]
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+        thread.join(10)
+        loop.close()
+
+
+async def _serve(listener: socket.socket, port: int, context: ssl.SSLContext) -> None:
+    loop, at_work = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    async def serve_one(client: socket.socket) -> None:
+        while True:
+            with suppress(BlockingIOError):
+                first = client.recv(1, socket.MSG_PEEK)
+                break
+            await asyncio.sleep(0.002)
+        reader = asyncio.StreamReader()
+        with suppress(OSError):
+            transport, protocol = await loop.connect_accepted_socket(
+                lambda: asyncio.StreamReaderProtocol(reader),
+                client,
+                ssl=context if first == b"\x16" else None,  # RFC 8446, 5.1: a handshake
+            )
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            try:
+                there, back = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                writer.close()
+                return
+            await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    with suppress(asyncio.CancelledError):
+        while True:
+            client, _ = await loop.sock_accept(listener)
+            at_work.add(task := loop.create_task(serve_one(client)))
+            task.add_done_callback(at_work.discard)
+
+
+@pytest.mark.skipif(
+    os.environ.get("SAMESESSION_PROVE") != "1", reason="both are followed in CI: make prove"
+)
+def test_a_failover_is_followed_over_tls(context: ssl.SSLContext, files: str) -> None:
+    """The sentinels, the primary and the replica that takes over: all of them by TLS alone."""
+    with ExitStack() as stack:
+
+        def started() -> tuple[Engine, int]:
+            engine = stack.enter_context(start())
+            door = stack.enter_context(door_before(engine.port, context))
+            ask(engine.port, "CONFIG", "SET", "replica-announce-port", str(door))
+            return engine, door
+
+        primary, door = started()
+        replica, other_door = started()
+        ask(replica.port, "REPLICAOF", "127.0.0.1", str(door))
+        ready_ = "master_link_status:up"
+        eventually(lambda: ready_ in ask(replica.port, "INFO", "replication"), "it does not follow")
+        watches = {
+            "sentinel monitor shop": f"127.0.0.1 {door} 1",
+            "sentinel down-after-milliseconds shop": "500",
+        }
+        sentinel = stack.enter_context(Engine(preferred(), settings=watches, sentinel=True))
+        sentinel.restart()
+        first = stack.enter_context(door_before(sentinel.port, context))
+        eventually(
+            lambda: f"127.0.0.1:{other_door}" in ask(sentinel.port, "SENTINEL", "REPLICAS", "shop"),
+            "the sentinel does not see the replica",
+        )
+        url = f"rediss+sentinel://127.0.0.1:{first}/shop?deadline=2s&near=4MB&{files}"
+        keys = [fresh_key(), fresh_key()]
+
+        async def goes_on(store: Store, key: Key) -> None:
+            await store.commit(created(key, "ann", a=b"1"))  # a replica has it, too
+            yield_to.wait(20)
+            taken.wait(20)
+            until = time.monotonic() + 20
+            while True:
+                try:
+                    outcome = await store.commit(changed(key, a=b"2"))
+                    break
+                except StoreUnavailableError:
+                    assert time.monotonic() < until
+            assert isinstance(outcome, Applied)
+            assert isinstance(await store.load(key), Record)
+
+        yield_to, taken = Barrier(3), Event()
+
+        def hurt() -> None:
+            yield_to.wait(20)
+            primary.kill()
+            taken.set()
+
+        loop_store = strategy_of(url).open_loop()
+        thread_store = strategy_of(url).open_threads()
+        with ThreadPoolExecutor(3) as threads:
+            steps = [
+                threads.submit(asyncio.run, whole(loop_store, partial(goes_on, key=keys[0]))),
+                threads.submit(ready, whole(thread_store, partial(goes_on, key=keys[1]))),
+                threads.submit(hurt),
+            ]
+            for step in steps:
+                step.result(40)
+        assert "role:master" in ask(replica.port, "INFO", "replication")
