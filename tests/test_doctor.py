@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,24 @@ def test_a_user_who_may_do_little_is_enough_and_less_is_named(run: Run) -> None:
         client.close()
         assert code == 1
         assert "may not make a session" in line(printed, "rights")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "way_out"),
+    [
+        ("min-replicas-to-write", "1", "start its replicas, or lower min-replicas-to-write"),
+        ("maxmemory", "1mb", "raise maxmemory"),
+        ("rename-command", 'EVALSHA ""', "it was renamed or disabled"),
+    ],
+)
+def test_an_engine_that_takes_no_session_from_anybody_says_what_to_do(
+    run: Run, setting: str, value: str, way_out: str
+) -> None:
+    with engines.start(settings={setting: value}) as engine:
+        code, printed = run("doctor", engine.url)
+        assert code == 1
+        assert "may not make a session" in line(printed, "rights")
+        assert f"→ {way_out}" in line(printed, "rights")
 
 
 def test_who_cannot_be_reached_is_one_line(run: Run) -> None:
@@ -205,6 +225,17 @@ def test_a_file_that_others_may_read_is_bad(tmp_path: Path, run: Run) -> None:
     code, printed = run("doctor", url)
     assert code == 1
     assert f"chmod 600 {path}" in line(printed, "file")
+
+
+def test_a_file_that_another_program_holds_is_told_so(tmp_path: Path, run: Run) -> None:
+    url = f"sqlite:///{tmp_path / 'sessions.db'}"
+    run("doctor", url, "--create")
+    with closing(sqlite3.connect(tmp_path / "sessions.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        code, printed = run("doctor", url)
+    assert code == 1
+    assert "locked → another program is writing" in line(printed, "rights")
+    assert "→" not in line(printed, "durability")  # which is not theirs to set
 
 
 def test_a_file_that_the_store_makes_is_ours_alone(tmp_path: Path) -> None:

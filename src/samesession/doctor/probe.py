@@ -26,6 +26,19 @@ from samesession.token import key_of
 PRINCIPAL = "samesession-doctor"
 LIFE_MS = 60_000
 
+# What an engine says that would let us, if it were well.
+_ILL = {
+    "NOREPLICAS": "start its replicas, or lower min-replicas-to-write",
+    "'maxmemory'": "raise maxmemory",
+    "MISCONF": "it cannot write its snapshot: see its log and its disk",
+    "unknown command": "it was renamed or disabled (rename-command): take that back",
+    "is locked": "another program is writing and does not come to an end",
+    "is full": "make room",
+    "readonly": "its file or folder may not be written by us",
+    "read-only": "name the primary",
+    "did not answer": "is it overloaded? see latency; ?deadline= gives it more time",
+}
+
 
 def rights(store: Store) -> Finding:
     """Make, load, change, list and end a session of our own; what is refused is named."""
@@ -63,7 +76,12 @@ def rights(store: Store) -> Finding:
             return bad("rights", "an ended session is not marked", "is it a replica?")
         ready(store.dismiss(PRINCIPAL, key))
     except SameSessionError as error:
-        return bad("rights", f"may not {step} a session: {error}", "grant it (see the how-to)")
+        return bad("rights", f"may not {step} a session: {error}", _way_out(str(error)))
     finally:
         log.disabled = was
     return limited or ok("rights", "sessions can be made, loaded, changed, listed and ended")
+
+
+def _way_out(error: str) -> str:
+    found = (way for words, way in _ILL.items() if words in error)
+    return next(found, "grant it (see the how-to)")

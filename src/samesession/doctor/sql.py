@@ -18,6 +18,12 @@ from samesession.stores.sql_table import SCHEMA
 
 CREATE = "samesession doctor URL --create makes it, --sql prints the statements"
 
+# SQLite's is ours to choose: WAL with synchronous=NORMAL (samesession.stores.sql_drivers).
+_DURABLE = {
+    "postgresql": "fsync=on, synchronous_commit=on",
+    **dict.fromkeys(("mysql", "mariadb"), "innodb_flush_log_at_trx_commit=1"),
+}
+
 
 def examine(url: Url) -> list[Finding]:
     """Look at everything that sessions need.
@@ -27,7 +33,7 @@ def examine(url: Url) -> list[Finding]:
     """
     target = Target.of(url)
     facts = sql_check.once(target, lambda connection: facts_of(connection, target, _now_ms))
-    found = [ok("version", facts.version), _schema(facts, target), *_judged(facts)]
+    found = [ok("version", facts.version), _schema(facts, target), *_judged(facts, target.dialect)]
     found.append(latency(facts.trips_ms, target.deadline_s * 1000))
     if facts.ahead_ms is not None:
         found.append(clock(facts.ahead_ms))
@@ -63,14 +69,14 @@ def _schema(facts: Facts, target: Target) -> Finding:
     return ok("schema", f"table {target.table}, schema {SCHEMA}")
 
 
-def _judged(facts: Facts) -> Iterator[Finding]:
+def _judged(facts: Facts, dialect: str) -> Iterator[Finding]:
     if facts.read_only:
         yield bad("role", "read-only: a replica, or an account that may not write", "the primary")
     if facts.durable is False:
         yield note(
             "durability",
             "what was acknowledged last may be lost by a power failure (not by a crash of ours)",
-            "synchronous_commit=on, innodb_flush_log_at_trx_commit=1",
+            _DURABLE.get(dialect, ""),
         )
     elif facts.durable:
         yield ok("durability", "acknowledged is kept, also over a power failure")
