@@ -420,6 +420,7 @@ async def test_the_page_has_a_picture_of_every_product(ann: AsyncClient) -> None
         ("redis+sentinel://u:p@one:1,two:2/main#p", "redis+sentinel://one:1,two:2/main"),
         ("cluster://a,b?copies=2&affinity=cookie", "cluster://a,b?copies=2&affinity=cookie"),
         ("odd:secret", "odd"),
+        ("cluster://10.0.0.1,10.0.0.2/var/lib/shop?tls=/etc/tls", "cluster://10.0.0.1,10.0.0.2"),
     ],
 )
 def test_the_strategy_is_shown_without_secrets(url: str, shown: str) -> None:

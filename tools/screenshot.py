@@ -122,7 +122,7 @@ def _free_port() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--strategy", default="redis://")
+    parser.add_argument("--strategy", default="cluster://")
     parser.add_argument("--affinity", default="none", choices=("none", "cookie", "ip"))
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "screenshot.png")
     parser.add_argument("--chromium", default="/usr/bin/chromium")

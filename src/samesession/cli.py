@@ -35,19 +35,24 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = _arguments()
-    options = parser.parse_args(arguments)
-    if options.run is None:
-        parser.print_help()
-        return WRONG
+    try:
+        parser = _arguments()
+        options = parser.parse_args(arguments)
+        if options.run is None:
+            parser.print_help()
+            return WRONG
+        return _run(options)
+    except KeyboardInterrupt:  # before there was anything to end
+        pass
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return int(options.run(options) or 0)
     except (ConfigError, StoreUnavailableError) as error:
         print(f"samesession {options.command}: {error}", file=sys.stderr)
         return WRONG
-    except KeyboardInterrupt:  # before there was anything to end
-        pass
-    return 0
 
 
 def _arguments() -> _Parser:

@@ -55,7 +55,7 @@ def without_secrets(url: str) -> str:
     if not separator:
         return scheme.partition(":")[0]
     address, _, query = rest.rpartition("@")[2].partition("#")[0].partition("?")
-    if address.startswith("/"):  # no host: a folder of this machine, which is nobody's business
-        address = ""
+    if address.startswith("/") or scheme == "cluster":  # a folder of this machine is its own affair
+        address = address.partition("/")[0]
     shown = [(name, value) for name, value in parse_qsl(query) if name in SHOWN_OPTIONS]
     return f"{scheme}://{address}" + (f"?{urlencode(shown)}" if shown else "")
