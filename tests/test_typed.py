@@ -167,6 +167,52 @@ def test_an_older_build_keeps_the_fields_that_it_does_not_know(world: World) -> 
     assert browser.visits().as_(Newer) == Newer("Anna", "Prof")
 
 
+@dataclass
+class Wider:
+    """As `Old`, one field later: no number is needed for that."""
+
+    __session_key__: ClassVar[str] = "profile"
+    name: str = ""
+    seen: int = 0
+
+
+def test_a_field_more_is_kept_by_the_older_build_without_a_number(world: World) -> None:
+    browser = Browser(world)
+    browser.visits(changes(Wider, lambda wider: wider.__dict__.update(name="Ann", seen=3)))
+    browser.visits(changes(Old, lambda old: setattr(old, "name", "Anna")))
+    assert browser.visits().as_(Wider) == Wider("Anna", 3)
+
+
+def test_a_field_more_outlives_a_migration_that_does_not_know_it(world: World) -> None:
+    browser = Browser(world)
+    browser.visits(changes(Wider, lambda wider: wider.__dict__.update(name="Ann", seen=3)))
+    browser.visits(changes(Newer, lambda newer: setattr(newer, "name", "Anna")))
+    stored = {"name": "Anna", "seen": 3, "title": "Dr", "@schema": 2}
+    assert browser.reads()["profile"] == stored
+
+
+@dataclass
+class Listed:
+    __session_key__: ClassVar[str] = "profile"
+    name: list[str] = field(default_factory=list)
+    title: str = ""
+
+
+@migrates(Listed, 1, 2)
+def listed(old: dict[str, Any]) -> dict[str, Any]:
+    return {**old, "name": old["name"].split()}
+
+
+def test_what_an_older_build_cannot_read_it_writes_anew_so_that_both_can(world: World) -> None:
+    browser = Browser(world)
+    browser.visits(changes(Listed, lambda new: new.__dict__.update(name=["Ann"], title="Dr")))
+    assert browser.visits().as_(Old) == Old()
+    assert browser.visits().as_(Listed) == Listed(["Ann"], "Dr"), "looking harms nothing"
+    browser.visits(changes(Old, lambda old: setattr(old, "name", "Bea Low")))
+    assert browser.visits().as_(Old) == Old("Bea Low")
+    assert browser.visits().as_(Listed) == Listed(["Bea", "Low"], "Dr")
+
+
 def test_migrations_that_lead_nowhere_are_refused() -> None:
     with pytest.raises(ConfigError, match="lower number first"):
         migrates(Cart, 2, 1)

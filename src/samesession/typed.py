@@ -13,9 +13,10 @@
 1. What is stored is a dict of plain data, so other code and other builds can read it.
 2. A migration is applied on reading, and stored only when something was written: while a deployment
    rolls, servers of the older build go on reading what they know.
-3. What a newer build stored is read as far as its fields are known; writing keeps the others, and
-   the newer number. So adding a field with a default is safe in both directions.
-4. What cannot be read as the class counts as missing, and stays until something is written.
+3. Fields that a class does not know are kept beside what it writes, and a newer build's number with
+   them. So adding a field with a default is safe in both directions, with a new number or without.
+4. What cannot be read as the class counts as missing, and stays until something is written. What is
+   written over a newer build's contents then has this build's shape and number: both can read it.
 """
 
 from __future__ import annotations
@@ -65,21 +66,20 @@ def key_for(kind: type) -> str:
 
 def loads(kind: type[T], stored: object) -> T:
     """The instance that was stored; one made without arguments where nothing can be read."""
-    if isinstance(stored, dict):
-        try:
-            return _convert(_migrated(kind, stored), kind)
-        except Exception:  # noqa: BLE001, S110  (a migration may fail as it likes)
-            pass
-    return kind()
+    read = _read(kind, stored)
+    return kind() if read is None else read[0]
 
 
 def dumps(instance: object, stored: object) -> Fields:
     """What is stored for an instance, over what was stored before."""
-    kind, fields = type(instance), plain(instance)
+    kind, kept = type(instance), {}
     number = _number(kind)
-    if isinstance(stored, dict) and _schema(stored) > number:
-        fields, number = {**stored, **fields}, _schema(stored)
-    return {**fields, SCHEMA: number}
+    read = _read(kind, stored)
+    if read is not None:
+        kept, number = read[1], max(number, _schema(read[1]))
+    elif isinstance(stored, dict) and _schema(stored) > number:
+        kept = stored
+    return {**kept, **plain(instance), SCHEMA: number}
 
 
 def plain(instance: object) -> Fields:
@@ -95,14 +95,20 @@ def _convert(fields: Fields, kind: type[T]) -> T:
     return msgspec.convert(fields, kind, builtin_types=_KEPT)
 
 
-def _migrated(kind: type, stored: Fields) -> Fields:
+def _read(kind: type[T], stored: object) -> tuple[T, Fields] | None:
+    """An instance, and all fields that it was made of."""
+    if not isinstance(stored, dict):
+        return None
     number = _schema(stored)
     fields = {name: value for name, value in stored.items() if name != SCHEMA}
     steps = _migrations.get(kind, {})
-    while number in steps:
-        number, migration = steps[number]
-        fields = migration(fields)
-    return fields
+    try:
+        while number in steps:
+            number, migration = steps[number]
+            fields = migration(fields)
+        return _convert(fields, kind), {**fields, SCHEMA: number}
+    except Exception:  # noqa: BLE001  (a migration may fail as it likes)
+        return None
 
 
 def _schema(stored: Fields) -> int:

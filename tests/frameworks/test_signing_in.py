@@ -191,12 +191,13 @@ def test_falcons_client_keeps_no_cookies_and_shows_this_one_always() -> None:
     assert [client.simulate_get(path).text for path in PATHS[:-1]] == SEEN[:-1]
 
 
-def test_by_header() -> None:
+async def test_by_header() -> None:
     sessions = made(carrier=Carrier.HEADER)
     for client in (starlettes(sessions), flasks(sessions), falcons(sessions)):
         sign_in(client, sessions, "ann", basket="tea")
         ask = getattr(client, "simulate_get", client.get)
         assert [ask(path).text.strip('"') for path in PATHS[:-1]] == BY_HEADER
+    assert (await by_aiohttp(sessions))[:-1] == BY_HEADER
     with pytest.raises(ConfigError, match="carrier='both'"):
         sign_in(quart.Quart("shop").test_client(), sessions, "ann")
 

@@ -101,8 +101,11 @@ def _give_way(jar: Any, name: str) -> None:
 def _hand_header_over(client: Any, _name: str, value: str) -> None:
     if hasattr(client, "simulate_request"):
         client._default_headers = {**(client._default_headers or {}), HEADER: value}
-    elif hasattr(client, "environ_base"):  # Flask's
-        client.environ_base["HTTP_SESSION_TOKEN"] = value
+    elif hasattr(client, "environ_base") or hasattr(client, "extra_environ"):  # Flask's, WebTest's
+        kept = getattr(client, "environ_base", None) or client.extra_environ
+        kept["HTTP_SESSION_TOKEN"] = value
+    elif hasattr(client, "make_url"):  # aiohttp's
+        client.session.headers[HEADER] = value
     elif hasattr(client, "headers"):
         client.headers[HEADER] = value
     else:

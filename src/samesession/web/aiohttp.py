@@ -58,9 +58,9 @@ class AiohttpSession(Session):
 
     @property
     def created(self) -> int:
-        """Seconds since the epoch; 0 before the first commit."""
+        """Seconds since the epoch; of a new session when its request came."""
         created = self.created_at
-        return 0 if created is None else int(created.timestamp())
+        return self._life.arrived_ms // 1000 if created is None else int(created.timestamp())
 
     @property
     def empty(self) -> bool:
