@@ -62,12 +62,14 @@ class Probe:
     async def read(self, request: Request) -> JSONResponse:
         """Answer everything that this server knows about the session."""
         session = session_of(request)
+        ended = {} if session.ended is None else {"ended": session.ended}
         return self._answer(
             known=not session.is_new,
             principal=session.principal,
             handle=session.handle,
             version=session.version,
             data=plain(dict(session)),
+            **ended,
         )
 
     async def put(self, request: Request) -> JSONResponse:
