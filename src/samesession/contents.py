@@ -110,7 +110,8 @@ class Contents(dict[str, Any]):
     def modified(self, value: bool) -> None:
         """Nothing to do but to look closely: what changed is found by comparison."""
         self.mark_accessed()
-        self._lent = self._lent or value
+        if value:
+            self._written = self._lent = True
 
     @property
     def accessed(self) -> bool:

@@ -28,7 +28,7 @@ from django.urls import include, path
 from django.utils import timezone
 
 from samesession import testing
-from samesession.errors import ConfigError
+from samesession.errors import ConfigError, ValueNotStorableError
 from samesession.web._django_settings import check_settings
 from samesession.web.django import SessionStore, get_sessions
 
@@ -65,6 +65,20 @@ def nested(request: HttpRequest) -> HttpResponse:
 def nest(request: HttpRequest) -> HttpResponse:
     request.session["foo"]["bar"] = "deeper"  # Django's page says that this alone is not noticed
     return HttpResponse("")
+
+
+def cart_page(request: HttpRequest) -> HttpResponse:
+    """As shops do: the stored rows get their products, which nobody means to be stored."""
+    if request.method == "POST":
+        request.session["cart"] = {"7": {"price": "9.90"}}
+        return HttpResponse()
+    rows = request.session["cart"].copy()
+    rows["7"]["product"] = User.objects.get(username="ann")
+    if "marked" in request.GET:
+        request.session.modified = True
+    if "written" in request.GET:
+        request.session["seen"] = True
+    return HttpResponse(f"{rows['7']['product']} {rows['7']['price']}")
 
 
 def keyed(request: HttpRequest) -> HttpResponse:
@@ -136,7 +150,7 @@ def shown(request: HttpRequest) -> HttpResponse:
 urlpatterns = [
     path(f"{view.__name__}/", view)
     for view in (
-        *(post_comment, set_cookie, test_cookie, nested, nest, keyed, expiring),
+        *(post_comment, set_cookie, test_cookie, nested, nest, keyed, expiring, cart_page),
         *(sign_in, asign_in, sign_out, me, message, shown),
         *(old_style_login, old_style_logout, ages),
     )
@@ -186,6 +200,20 @@ def test_sessions_outside_of_views() -> None:
     assert store.exists(store.session_key)
     management.call_command("clearsessions")
     assert store.exists(store.session_key)
+
+
+def test_objects_in_the_rows_of_a_stored_cart_are_shown_and_not_kept(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.post("/cart_page/")
+    cookie = client.cookies["sessionid"].value
+    assert client.get("/cart_page/").content == b"ann 9.90"
+    assert "session['cart'] holds a User" in caplog.text
+    assert client.cookies["sessionid"].value == cookie
+    assert client.get("/cart_page/").content == b"ann 9.90"
+    for meant in ("marked", "written"):  # Django's own would fail then, too
+        with pytest.raises(ValueNotStorableError):
+            client.get(f"/cart_page/?{meant}=1")
 
 
 def test_a_session_key_names_its_session_until_it_is_cycled(client: Client) -> None:

@@ -397,3 +397,28 @@ def test_two_lines_where_one_would_do_are_refused(app: Flask, sessions: Sessions
         SessionMiddleware(app.wsgi_app, sessions)
     with pytest.raises(ConfigError, match=r"Sessions\.from_url"):
         init_app(Flask("other"), "memory://")  # type: ignore[arg-type]
+
+
+def test_objects_in_the_rows_of_a_stored_cart_are_shown_and_not_kept(
+    app: Flask, sessions: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Flask's own does not notice nested changes; whoever marks or writes something means them."""
+
+    @app.route("/cart", methods=["GET", "POST"])
+    def cart() -> str:
+        if flask.request.method == "POST":
+            session["cart"] = {"7": {"price": "9.90"}}
+            return ""
+        row = session["cart"]["7"]
+        row["product"] = object()
+        session.modified = "marked" in flask.request.args
+        return str(row["price"])
+
+    client = app.test_client()
+    client.post("/cart")
+    assert [client.get("/cart").text for _ in range(2)] == ["9.90", "9.90"]
+    assert "session['cart'] holds a object" in caplog.text
+    with client.session_transaction() as kept:
+        assert kept["cart"] == {"7": {"price": "9.90"}}
+    with pytest.raises(ValueNotStorableError):
+        client.get("/cart?marked=1")

@@ -78,6 +78,21 @@ async def test_session_transaction_of_the_test_client(app: Quart) -> None:
         assert opened["a"] == 1
 
 
+async def test_an_object_in_a_stored_row_is_shown_and_not_kept(app: Quart) -> None:
+    @app.route("/<how>")
+    async def index(how: str) -> str:
+        if how == "make":
+            session["row"] = {"price": 9}
+        session["row"]["product"] = object() if how == "show" else 0
+        return str(session["row"]["price"])
+
+    client = app.test_client()
+    await client.get("/make")
+    assert await (await client.get("/show")).get_data(as_text=True) == "9"
+    async with client.session_transaction() as opened:
+        assert opened["row"] == {"price": 9, "product": 0}
+
+
 async def test_a_websocket_writes_before_it_is_accepted(app: Quart) -> None:
     @app.websocket("/ws")
     async def ws() -> None:

@@ -23,7 +23,7 @@ from samesession.errors import AnsweredError
 from samesession.session import Session
 from samesession.settings import Carrier
 from samesession.web._django_settings import get_sessions
-from samesession.web._http import client_of, nothing_left, refusal
+from samesession.web._http import client_of, forgets, nothing_left, refusal
 
 log = logging.getLogger("samesession")
 
@@ -94,11 +94,7 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
             ready(get_sessions().threads.ask_once_more(session._life))
             store._modified = session._life.cookie is not None
         varied = response.get("Vary")
-        store.answering = True
-        try:
-            response = _process_response(self, request, response)
-        finally:
-            store.answering = False
+        response = _djangos_own(self, request, response)
         _touch(store)
     except AnsweredError as error:
         return _unavailable(error)
@@ -116,6 +112,18 @@ def process_response(self: Any, request: Any, response: Any) -> Any:
     session = store.__dict__.get("_session_cache")
     if session is not None:
         _begun(response, session)
+    return response
+
+
+def _djangos_own(self: Any, request: Any, response: Any) -> Any:
+    store = request.session
+    store.answering = True
+    try:
+        response = _process_response(self, request, response)
+    finally:
+        store.answering = False
+    if store.unstorable is not None and not store._modified:
+        forgets(store._session, store.unstorable)
     return response
 
 

@@ -17,6 +17,8 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from samesession._bridge import ready
+from samesession.contents import Changes
+from samesession.errors import SessionTooLargeError, ValueNotStorableError
 from samesession.life import Client
 from samesession.lifecycle import Lifecycle
 from samesession.record import Record
@@ -41,9 +43,11 @@ class SessionStore(SessionBase):
     def __init__(self, session_key: str | None = None) -> None:
         """Load nothing yet."""
         # Not `SessionBase.__init__`, which looks up a serializer that nobody asks for.
-        self._modified, self._disowned, self._deleted = False, None, False
+        self._modified, self._deleted = False, False
+        self._disowned: Changes | None = None
         self.client: Callable[[], Client] = Client
         self.by_header = self.accessed = self.answering = False
+        self.unstorable: Exception | None = None
         self._session_key = session_key
 
     serializer = property(lambda self: import_string(settings.SESSION_SERIALIZER))
@@ -108,7 +112,7 @@ class SessionStore(SessionBase):
             raise session._life.failure.with_traceback(None)
         if not (session._written or session._lent):
             return False
-        changes = session.changes()
+        changes = self._changes(session)
         return bool(changes) and changes != self._disowned
 
     @modified.setter
@@ -116,7 +120,15 @@ class SessionStore(SessionBase):
         self._modified = value
         session = self.__dict__.get("_session_cache")
         if not value and session is not None:
-            self._disowned = session.changes()
+            self._disowned = self._changes(session)
+
+    def _changes(self, session: Session) -> Changes | None:
+        """What changed; None where that cannot be stored, and nobody said that it shall be."""
+        try:
+            return session.changes()
+        except (SessionTooLargeError, ValueNotStorableError) as error:
+            self.unstorable = error
+            return None
 
     def _get_session(self, no_load: bool = False) -> Session:
         self.accessed = True

@@ -68,7 +68,7 @@ cast(ABCMeta, SessionMixin).register(FlaskSession)
 
 
 class _Middleware(SessionMiddleware):
-    kind, login_keys = FlaskSession, LOGIN_KEYS
+    kind, login_keys, nested_is_meant = FlaskSession, LOGIN_KEYS, False
     served: Flask
 
     def open(self, environ: dict[str, Any]) -> Session:
