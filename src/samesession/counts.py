@@ -23,7 +23,8 @@ NAMES = {
     "touched": "idle deadlines moved without another change",
     "moved": "logins and rotations",
     "ended": "records ended by this process",
-    "displaced": "sessions ended because their principal signed in once more than allowed",
+    "displaced": "sessions ended because their principal signed in once more than allowed; with "
+    "Redis two logins at once may both count one",
     "too_many": "logins refused because their principal has as many sessions as allowed",
     "merged": "commits onto a record that another request had changed meanwhile",
     "refused": "late writes refused because the session had been ended",
