@@ -86,7 +86,7 @@ if [ -n "${LITESTAR:-}" ]; then
     -k "(session or flash) and not (redis_store or valkey_store)" \
     `# the insides of its own backend and store` \
     --ignore tests/unit/test_middleware/test_session/test_server_side_backend.py \
-    `# the id is a public name, not the cookie, and there is none before the first commit` \
+    `# the id is a public name, not the cookie` \
     --deselect "tests/unit/test_middleware/test_session/test_middleware.py::test_session_id_correctness[server-side]" \
     --deselect "tests/unit/test_middleware/test_session/test_middleware.py::test_keep_session_id[server-side]")
 fi

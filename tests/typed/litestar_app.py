@@ -3,9 +3,16 @@
 from typing import Any
 
 from litestar import Litestar, Request, get, post
+from litestar.middleware.session.server_side import ServerSideSessionBackend
+from litestar.security.session_auth import SessionAuth
 
 from samesession import Sessions
-from samesession.web.litestar import SharedStore, current_session, session_middleware
+from samesession.web.litestar import (
+    SessionConfig,
+    SharedStore,
+    current_session,
+    session_middleware,
+)
 
 sessions = Sessions.from_url("memory://")
 
@@ -28,6 +35,14 @@ async def login(request: Request[Any, Any, Any], name: str) -> str | None:
 async def logout(request: Request[Any, Any, Any]) -> None:
     request.clear_session()
 
+
+async def user_of(session: dict[str, Any], connection: Any) -> str | None:
+    return session.get("user_id")
+
+
+auth = SessionAuth[str, ServerSideSessionBackend](
+    retrieve_user_handler=user_of, session_backend_config=SessionConfig(sessions)
+)
 
 app = Litestar(
     [index, login, logout],
