@@ -540,6 +540,18 @@ def test_an_engine_knows_the_credentials_of_the_url(
         assert connection.recv(100) == b"+OK\r\n"
 
 
+@pytest.mark.parametrize("scheme", ["sticky", "cluster"])
+def test_the_maps_of_three_servers_fit_into_a_containers_shared_memory(
+    scheme: str, tmp_path: Path
+) -> None:
+    """It has 64 MB in all, and each map is allocated at once."""
+    names = ("s1", "s2", "s3")
+    authority = authority_for(f"{scheme}://?affinity=cookie", tmp_path, names)
+    for port in authority.listen.values():
+        port.close()
+    assert authority.url.endswith("/store?affinity=cookie&size=16MB")
+
+
 @pytest.mark.parametrize("url", ["memory://", "sticky:///data/x?size=1MB", "redis+unix:///run/r"])
 def test_other_strategies_stay_as_they_are(url: str, tmp_path: Path) -> None:
     assert authority_for(url, tmp_path).url == url

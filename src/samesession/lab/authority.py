@@ -51,8 +51,7 @@ def authority_for(url: str, folder: Path, names: Sequence[str] = ()) -> Authorit
     if parsed.scheme == "cluster":
         return _cluster(parsed, folder, names)
     if parsed.scheme == "sticky" and not parsed.host and parsed.path in ("", "/"):
-        query = urlsplit(url).query
-        return Authority(f"sticky://{folder / 'store'}" + (f"?{query}" if query else ""))
+        return Authority(f"sticky://{folder / 'store'}?{_with_size(parsed)}")
     if parsed.scheme not in ENGINES:
         return Authority(url)
     port = parsed.port or DEFAULT_PORT
@@ -81,10 +80,13 @@ def _cluster(url: Url, folder: Path, names: Sequence[str]) -> Authority:
     listen = {name: Port() for name in names}
     hosts = ",".join(port.address for port in listen.values())
     place = url.path.rstrip("/") or str(folder / "store")
+    return Authority(f"cluster://{hosts}{place}?{_with_size(url)}", listen=listen)
+
+
+def _with_size(url: Url) -> str:
+    """A map is allocated at once, and a container's /dev/shm often has 64 MB for all of them."""
     given = urlsplit(url.text).query
-    # Every server's map is allocated at once, and a container's /dev/shm often has 64 MB in all.
-    query = "&".join(part for part in (given, "" if "size" in url.parameters else MAP) if part)
-    return Authority(f"cluster://{hosts}{place}?{query}", listen=listen)
+    return "&".join(part for part in (given, "" if "size" in url.parameters else MAP) if part)
 
 
 def _is_loopback(host: str) -> bool:
