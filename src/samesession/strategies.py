@@ -107,6 +107,7 @@ class Strategy:
     """A URL understood: what it is called, what it needs, and how its store is opened.
 
     Attributes:
+        asked: the affinity that the URL asks of the balancer (``?affinity=``).
         near: the copies that each process keeps, if there are any.
         old: the strategy that is being left (``?from=``), if there is one.
         write_old: the first step of leaving it (``&write=old``).
@@ -114,6 +115,7 @@ class Strategy:
 
     url: Url
     row: Scheme
+    asked: Affinity | None = field(default=None, kw_only=True)
     near: Near | None = field(default=None, kw_only=True)
     old: Strategy | None = field(default=None, kw_only=True)
     write_old: bool = field(default=False, kw_only=True)
@@ -131,12 +133,11 @@ class Strategy:
     @property
     def affinity(self) -> Affinity:
         """What the balancer should give: what the URL asks for, or what the strategy needs."""
-        chosen = self.url.parameters.get("affinity")
-        known: tuple[Affinity, ...] = get_args(Affinity)
-        needed = self.row.affinity
+        if self.asked is not None:
+            return self.asked
         if self.old is not None and self.old.affinity != "none":
-            needed = self.old.affinity
-        return next((one for one in known if one == chosen), needed)
+            return self.old.affinity
+        return self.row.affinity
 
     @property
     def many_workers(self) -> bool:
@@ -216,10 +217,11 @@ def strategy_of(url: str) -> Strategy:
     old, write = parameters.pop("from", None), parameters.pop("write", None)
     if write is not None and (old is None or write != "old"):
         raise ConfigError(f"{redacted(url)!r}: write={write}; it is write=old, beside from=OLD")
+    asked = _affinity(parsed.scheme, parameters)
     near = _near(redacted(url), parsed.scheme, row, parameters)
     parsed = replace(parsed, parameters=parameters)
     if old is None:
-        return Strategy(parsed, row, near=near)
+        return Strategy(parsed, row, asked=asked, near=near)
     left = strategy_of(old)
     if left.old is not None:
         raise ConfigError(f"{redacted(url)!r} moves from a move; finish that one first")
@@ -227,7 +229,16 @@ def strategy_of(url: str) -> Strategy:
         raise ConfigError(
             f"{redacted(url)!r} moves to where it comes from; from= names the old one"
         )
-    return Strategy(parsed, row, near=near, old=left, write_old=write is not None)
+    return Strategy(parsed, row, asked=asked, near=near, old=left, write_old=write is not None)
+
+
+def _affinity(scheme: str, parameters: dict[str, str]) -> Affinity | None:
+    given = parameters.pop("affinity", None)
+    known: tuple[Affinity, ...] = get_args(Affinity)
+    asked = next((one for one in known if one == given), None)
+    if given is not None and asked is None:
+        raise ConfigError(f"{scheme}://?affinity={given!r}: write {' or '.join(known)}")
+    return asked
 
 
 def _near(url: str, scheme: str, row: Scheme, parameters: dict[str, str]) -> Near | None:

@@ -44,7 +44,6 @@ def test_everybody_and_nobody_can_hold_a_copy() -> None:
         ("cluster://a?ack=all", "write replicated(1)"),
         ("cluster://a?ack=replicated(0)", "write replicated(1)"),
         ("cluster://a?partition=maybe", "write accept or refuse"),
-        ("cluster://a?affinity=sticky", "write none or cookie or ip"),
         ("cluster://a?discover=dns", "write listed or multicast"),
         ("cluster://a?tls=/nowhere", "ca.pem is not in it"),
         ("cluster://a?listen=10.0.0.1:x", "write 10.0.0.1:7420"),
@@ -114,7 +113,18 @@ def test_the_agents_socket_has_a_name_that_fits(tmp_path: Path) -> None:
         ("cluster://?affinity=ip", "ip"),
         ("cluster://?affinity=none", "none"),
         ("sticky://", "cookie"),
+        ("sticky://?affinity=ip", "ip"),
+        ("memory://?affinity=none", "none"),
+        ("memcached://127.0.0.1?affinity=cookie", "cookie"),
+        ("sqlite:///x?affinity=cookie", "cookie"),
     ],
 )
-def test_the_url_may_ask_for_an_affinity(url: str, affinity: str) -> None:
-    assert strategy_of(url).affinity == affinity
+def test_every_url_may_ask_for_an_affinity(url: str, affinity: str) -> None:
+    found = strategy_of(url)
+    assert found.affinity == affinity
+    assert found.url.parameters == {}  # stores know nothing of balancers
+
+
+def test_an_affinity_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="affinity='x': write none or cookie or ip"):
+        strategy_of("sticky://?affinity=x")

@@ -84,7 +84,6 @@ class Options:
             ConfigError: naming the part, its value and the way out.
         """
         url.only(*PARAMETERS)
-        _one_of(url, "affinity", "none", "cookie", "ip")  # the balancer's business (`Strategy`)
         chosen = url.parameters
         listen = chosen.get("listen") or env.get(LISTEN)
         where = "cluster://?listen" if "listen" in chosen else LISTEN

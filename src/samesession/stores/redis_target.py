@@ -17,7 +17,6 @@ Topology = Literal["single", "sentinel", "cluster"]
 
 _PORTS: Mapping[Topology, int] = {"single": 6379, "sentinel": 26379, "cluster": 6379}
 _COMMON = ("deadline", "prefix", "pool", "wait", "affinity", "near", "stale")
-_AFFINITIES = ("none", "cookie", "ip")
 _OF_TLS = ("ca", "cert", "key")
 _OF_SENTINEL = ("sentinel_user", "sentinel_password")
 _TLS_FILES = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
@@ -77,11 +76,6 @@ class Target:
             *(_OF_SENTINEL if topology == "sentinel" else ()),
             *(("db",) if unix else ()),
         )
-        if url.parameters.get("affinity", "none") not in _AFFINITIES:
-            raise ConfigError(
-                f"{url.scheme}://?affinity={url.parameters['affinity']!r}: "
-                f"write {' or '.join(_AFFINITIES)}"
-            )
         service, database = _path(url, topology, unix=unix)
         nodes = ((url.path, 0),) if unix else _nodes(url, topology)
         security = {
