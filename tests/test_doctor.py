@@ -269,6 +269,7 @@ def test_memcached_is_told_what_it_cannot_do(run: Run) -> None:
     ("arguments", "said"),
     [
         (("memory://",), "no engine to look at"),
+        (("cluster://",), "`samesession cluster status` looks at a cluster"),
         (("nonsense",), "is no strategy"),
         (("redis://127.0.0.1", "--create"), "only SQL has a schema"),
         (("mysql://127.0.0.1/x?tabel=y", "--sql"), "did you mean 'table'"),

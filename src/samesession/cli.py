@@ -41,10 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.run is None:
             parser.print_help()
             return WRONG
-        return _run(options)
+        code = _run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:  # before there was anything to end
-        pass
-    return 0
+        return 0
+    except BrokenPipeError:  # nobody reads any more: `samesession cluster status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        return 1
+    return code
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -39,7 +39,11 @@ def examine(text: str) -> list[Finding]:
     strategy = strategy_of(text)
     name = EXAMINERS.get(strategy.row.module)
     if name is None:
-        raise ConfigError(f"{redacted(text)}: there is no engine to look at; it lives in this host")
+        cluster = "; `samesession cluster status` looks at a cluster"
+        raise ConfigError(
+            f"{redacted(text)}: there is no engine to look at; it lives in this host"
+            f"{cluster if strategy.name == 'cluster' else ''}"
+        )
     return cast("list[Finding]", _module(strategy, name).examine(strategy.url))
 
 
