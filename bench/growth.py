@@ -32,7 +32,8 @@ from samesession.store import Store
 from samesession.stores import sql, sql_check
 from samesession.stores.blob import dumps, forget_ms
 from samesession.stores.local import LocalStore, _enter, _name
-from samesession.stores.redis import RedisStore, _arguments
+from samesession.stores.redis import RedisStore
+from samesession.stores.redis_fields import arguments
 from samesession.stores.sql import SqlStore
 from samesession.stores.sql_drivers import Target
 from samesession.strategies import strategy_of
@@ -109,7 +110,7 @@ def _write(store: Store, deltas: list[Delta]) -> None:
             index = f"{store._principal}{origin.principal}"
             commands.append(("ZADD", index, origin.absolute_ms, delta.key))
             name = store._session + delta.key
-            commands.append(("EVALSHA", COMMIT_SHA, 1, name, *_arguments(delta)))
+            commands.append(("EVALSHA", COMMIT_SHA, 1, name, *arguments(delta)))
         ready(store._wire.many(commands))
         return
     records: list[Record] = []

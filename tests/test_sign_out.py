@@ -9,7 +9,8 @@ from collections.abc import Callable
 from samesession._bridge import ready
 from samesession.lab import engines
 from samesession.record import Mark, Reason
-from samesession.stores.redis import RedisStore, _arguments
+from samesession.stores.redis import RedisStore
+from samesession.stores.redis_fields import arguments
 from samesession.stores.redis_scripts import COMMIT
 from samesession.stores.redis_wire import Command
 from samesession.strategies import strategy_of
@@ -29,7 +30,7 @@ def test_ending_thousands_of_sessions_of_one_principal_takes_a_moment(
             commands: list[Command] = []
             for delta in deltas[at : at + 1000]:
                 name = store._session + delta.key
-                commands.append(("EVAL", COMMIT, 1, name, *_arguments(delta)))
+                commands.append(("EVAL", COMMIT, 1, name, *arguments(delta)))
                 commands.append(("ZADD", store._principal + "ann", 9e12, delta.key))  # type: ignore[arg-type]
             ready(store._wire.many(commands))
         began = time.monotonic()

@@ -85,7 +85,7 @@ class Copy:
         self.record = record
         self.witness = witness
         values = record.values
-        size = sum(map(len, values)) + sum(map(len, values.values()))
+        size = len("".join(values)) + len(b"".join(values.values()))
         self.cost = FIXED_COST + COST_PER_KEY * len(values) + COST_PER_BYTE * size
 
 

@@ -10,15 +10,12 @@ rotation or an end, ``prefix=samesession`` of every key, ``pool=50`` connections
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
-from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from samesession.counts import Count, uncounted
 from samesession.errors import StoreCorruptError
@@ -33,14 +30,11 @@ from samesession.record import (
     Ended,
     Ending,
     Key,
-    Lost,
     Mark,
-    Ms,
     Origin,
     Outcome,
     Reason,
     Record,
-    Taken,
     Version,
 )
 from samesession.settings import Quota, Url
@@ -48,6 +42,18 @@ from samesession.store import Store, end_with_successors
 from samesession.stores import redis_scripts as lua
 from samesession.stores.near import boot_ms
 from samesession.stores.redis_endings import Endings
+from samesession.stores.redis_fields import (
+    arguments,
+    ends_ms,
+    field,
+    fields_in,
+    outcome_of,
+    packed,
+    readable,
+    standing,
+    stored,
+    unmark,
+)
 from samesession.stores.redis_listing import scanned
 from samesession.stores.redis_loops import LoopWire
 from samesession.stores.redis_readings import Readings
@@ -65,22 +71,7 @@ ENDED_AT_ONCE = 1000
 _COMMIT_SHA, _, _END_MANY_SHA, _ADMIT_SHA, _ADMIT_WITHIN_SHA, _REPAIR_SHA = (
     sha1(script.encode(), usedforsecurity=False).hexdigest() for script in lua.ALL
 )
-_ENTRY = struct.Struct(">I8s")
-_TIMES = struct.Struct(">QQQ")
 _pack = msgspec.msgpack.Encoder().encode
-_unpack_origin = msgspec.msgpack.Decoder(tuple[str, Origin]).decode
-_unpack_mark = msgspec.msgpack.Decoder(tuple[Reason, Ms, bytes, str | None]).decode
-_LATEST_MS = 253_402_300_799_999  # as `Ms`
-
-# What unpacking bytes that are none of ours may raise.
-_UNREADABLE = (
-    KeyError,
-    TypeError,
-    ValueError,  # UnicodeDecodeError is one
-    RecursionError,
-    struct.error,
-    msgspec.MsgspecError,
-)
 
 
 class RedisStore:
@@ -106,6 +97,7 @@ class RedisStore:
         self.suspends = wire.suspends
         self._wire = wire
         self._tracked = tracked or wire
+        self._near = self._tracked is not wire
         self._session = f"{prefix}:s:"
         self._principal = f"{prefix}:p:"
         self._clock_ms = clock_ms
@@ -116,15 +108,15 @@ class RedisStore:
 
     async def load(self, key: Key, *, at_least: Version | None = None) -> Record | Mark | None:
         """See `Store`; the primary is asked, so it covers all that exists."""
-        fields = await self._tracked.call("HGETALL", self._session + key)
-        found = self._read.same(key, fields) or _stored(key, fields)
+        reply = await self._tracked.call("HGETALL", self._session + key)
+        found = self._read.same(key, reply) or stored(key, fields_in(reply))
         if isinstance(found, Record):
             ending = self._endings.of(key)
             if ending is not None:
                 self._read.forget(key)
                 return await self._again(key, ending)
-            if self._tracked is self._wire:  # a near cache keeps it anyway
-                self._read.keep(fields, found)
+            if not self._near:  # a near cache keeps it anyway
+                self._read.keep(reply, found)
             return found
         self._read.forget(key)
         if found is not None:
@@ -133,43 +125,43 @@ class RedisStore:
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`."""
-        ending = self._endings.of(delta.key)
+        key, near = delta.key, self._near
+        ending = self._endings.of(key)
         if ending is not None:
-            return Ended(await self._again(delta.key, ending))
-        command = ("EVALSHA", _COMMIT_SHA, 1, self._session + delta.key)
+            return Ended(await self._again(key, ending))
+        command = ("EVALSHA", _COMMIT_SHA, 1, self._session + key)
         if delta.origin is not None and _is_durable(delta, delta.origin):
-            reply = await self._durably((*command, *_arguments(delta)))
-            outcome = await self._seen(delta.key, _outcome(reply))
+            reply = await self._durably((*command, *arguments(delta)))
+            outcome = await self._seen(key, outcome_of(reply))
         else:
-            arguments = _arguments(delta, tracked=self._tracked is not self._wire)
-            reply = await self._tracked.call(*command, *arguments)
-            outcome = _outcome(reply)
-            if isinstance(outcome, Applied) and delta.changes:
-                outcome = self._read.changed(delta, outcome, reply[1], reply[2])
+            reply = await self._tracked.call(*command, *arguments(delta, tracked=near))
+            outcome = outcome_of(reply)
+            if isinstance(outcome, Applied):
+                return outcome if near else self._read.changed(delta, outcome, reply)
         if isinstance(outcome, Ended):
-            self._read.forget(delta.key)
-        if isinstance(outcome, Ended) and outcome.mark.token:
-            self._endings.remember([delta.key], outcome.mark)
+            self._read.forget(key)
+            if outcome.mark.token:
+                self._endings.remember([key], outcome.mark)
         return outcome
 
     async def repair(self, record: Record, lost_after: Commit) -> bool:
         """See `samesession.stores.near.Repairable`."""
-        arguments: list[str | bytes | int] = [
-            self._session + record.key,
-            _packed([lost_after]),
-            _packed(record.commits),
+        command: list[str | bytes | int] = [
+            *("EVALSHA", _REPAIR_SHA, 1, self._session + record.key),
+            packed([lost_after]),
+            packed(record.commits),
             record.idle_until_ms,
             self._clock_ms(),
         ]
         for name, raw in record.values.items():
-            arguments += (_field(name), raw)
-        return bool(await self._tracked.call("EVALSHA", _REPAIR_SHA, 1, *arguments) == 1)
+            command += (field(name), raw)
+        return bool(await self._tracked.call(*command) == 1)
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""
         command = self._endings.command(key, ending)
         self._read.forget(key)
-        mark = _standing(key, _pairs(await self._durably(command)), ending)
+        mark = standing(key, fields_in(await self._durably(command)), ending)
         self._endings.remember([key], mark)
         return mark
 
@@ -214,7 +206,7 @@ class RedisStore:
         for keys in _batches([key for key in members if key not in gone]):
             loads: list[Command] = [("HGETALL", self._session + key) for key in keys]
             for key, reply in zip(keys, await self._wire.many(loads), strict=True):
-                record = _readable(key, reply)
+                record = readable(key, reply)
                 if isinstance(record, Record) and record.origin.principal == principal:
                     records.append(record)
         live = (record for record in records if record.ends_ms > now)
@@ -251,7 +243,7 @@ class RedisStore:
     ) -> bool:
         """End what a session went on as, unless the index named it; whether it was alive."""
         try:
-            successor = _unmark(raw).successor
+            successor = unmark(raw).successor
         except StoreCorruptError:
             return False
         if successor is None or successor in known:
@@ -274,15 +266,15 @@ class RedisStore:
     async def close(self) -> None:
         """See `Store`."""
         await self._wire.close()
-        if self._tracked is not self._wire:
+        if self._near:
             await self._tracked.close()
 
     async def _again(self, key: Key, ending: Ending) -> Mark:
         """End a record that had ended: a failover or a backup has brought it back."""
-        fields = _pairs(await self._durably(self._endings.command(key, ending)))
+        fields = fields_in(await self._durably(self._endings.command(key, ending)))
         if fields.get(b"alive") == b"1":
             self._endings.came_back()
-        return _standing(key, fields, ending)
+        return standing(key, fields, ending)
 
     async def _enter(self, *command: str | bytes | int) -> Reply:
         """Write to an index; on one server what follows waits for a replica, and so for this."""
@@ -296,7 +288,7 @@ class RedisStore:
 
     async def _seen(self, key: Key, outcome: Outcome) -> Outcome:
         """What was made on another connection is read on the tracked one, so that it tells."""
-        if self._tracked is self._wire or not isinstance(outcome, Applied):
+        if not (self._near and isinstance(outcome, Applied)):
             return outcome
         found = await self.load(key)
         if isinstance(found, Record):
@@ -325,7 +317,7 @@ class RedisStore:
                     over.append(key)
                 elif reply[1] is None:
                     over += [key] if key in made else []
-                elif _ends_ms(reply[1]) <= now:
+                elif ends_ms(reply[1]) <= now:
                     over.append(key)
         # One that was never made never will be: the end leaves its mark.
         ending = Ending(Reason.EXPIRED, now, b"")
@@ -346,140 +338,8 @@ def _is_durable(delta: Delta, origin: Origin) -> bool:
     return origin.principal is not None or origin.created_ms != delta.now_ms
 
 
-def _arguments(delta: Delta, *, tracked: bool = False) -> list[str | bytes | int]:
-    """A delta as the commit script's arguments.
-
-    Args:
-        tracked: whether the connection is a near cache's.
-    """
-    seen, origin, sets, removes = delta.at_least, delta.origin, delta.sets, delta.removes
-    # Only what takes a key away can empty a record.
-    emptied = _pack((Reason.EMPTIED, delta.now_ms, delta.token, None)) if removes else b""
-    arguments: list[str | bytes | int] = [
-        delta.token,
-        delta.now_ms,
-        delta.floor,
-        delta.idle_until_ms,
-        0 if seen is None else seen.number,
-        b"" if seen is None else seen.tag,
-        b"" if origin is None else _origin(delta.key, origin),
-        0 if origin is None else origin.absolute_ms,
-        int(delta.keep_empty),
-        emptied,
-        MARK_MS,
-        int(tracked),
-        len(sets),
-    ]
-    for name, raw in sets.items():
-        arguments += (b"." + name.encode(), raw)
-    if removes:
-        arguments += map(_field, removes)
-    return arguments
-
-
-def _origin(key: Key, origin: Origin) -> bytes:
-    # The key stands inside too: a record copied under another key is not believed.
-    return (b"a" if origin.principal is None else b"s") + _pack((key, origin))
-
-
-def _outcome(reply: list[Any]) -> Outcome:
-    kind = reply[0]
-    if kind == lua.APPLIED:
-        seen, idle_until = _times(reply[2])
-        return Applied(_commits(reply[1]), seen, idle_until)
-    if kind == lua.ENDED:
-        if len(reply) == 2:
-            return Ended(_unmark(reply[1]))
-        return Ended(Mark(Reason.EXPIRED, int(reply[2]), b""))
-    if kind == lua.LOST:
-        return Lost(_commits(reply[1]))
-    if kind == lua.UNREADABLE:
-        raise StoreCorruptError("the commits or the times of a session are unreadable")
-    return Taken() if kind == lua.TAKEN else Absent()
-
-
-def _stored(key: Key, fields: dict[bytes, bytes]) -> Record | Mark | None:
-    if not fields:
-        return None
-    return _mark(key, fields) if b"e" in fields else _record(key, fields)
-
-
-def _readable(key: Key, reply: Reply) -> Record | Mark | None:
-    try:
-        return None if isinstance(reply, StoreCorruptError) else _stored(key, reply)
-    except StoreCorruptError:
-        return None
-
-
-def _standing(key: Key, fields: dict[bytes, bytes], ending: Ending) -> Mark:
-    """The mark that stands after an end; one that is unreadable ended something, too."""
-    try:
-        return _mark(key, fields)
-    except StoreCorruptError:
-        return Mark(Reason.EXPIRED, ending.at_ms, b"")
-
-
-def _record(key: Key, fields: dict[bytes, bytes]) -> Record:
-    try:
-        owner, origin = _unpack_origin(fields[b"m"][1:])
-        seen, idle_until = _times(fields[b"t"])
-        commits = _commits(fields[b"c"])
-        values = {name[1:].decode(): raw for name, raw in fields.items() if name[:1] == b"."}
-    except _UNREADABLE as error:
-        raise StoreCorruptError(f"record {key} is unreadable: {error}") from None
-    if owner != key:
-        raise StoreCorruptError(f"record {key} is another one's")
-    return Record(key, origin, commits, seen, idle_until, values)
-
-
-def _mark(key: Key, fields: dict[bytes, bytes]) -> Mark:
-    mark = _unmark(fields[b"e"])
-    return replace(mark, final=_record(key, fields)) if b"c" in fields else mark
-
-
-def _unmark(raw: bytes) -> Mark:
-    try:
-        reason, at_ms, token, successor = _unpack_mark(raw)
-    except _UNREADABLE as error:
-        raise StoreCorruptError(f"the mark of an ended session is unreadable: {error}") from None
-    return Mark(reason, at_ms, token, None if successor is None else Key(successor))
-
-
-def _field(name: str) -> bytes:
-    return b"." + name.encode()
-
-
-def _packed(commits: Iterable[Commit]) -> bytes:
-    return b"".join(_ENTRY.pack(commit.number, commit.token) for commit in commits)
-
-
-def _commits(raw: bytes) -> tuple[Commit, ...]:
-    if not raw or len(raw) % _ENTRY.size:
-        raise StoreCorruptError(f"{len(raw)} bytes are no list of commits")
-    return tuple([Commit(number, token) for number, token in _ENTRY.iter_unpack(raw)])
-
-
-def _times(raw: bytes) -> tuple[int, int]:
-    """When the session was last seen, and its idle deadline."""
-    if len(raw) != _TIMES.size:
-        raise StoreCorruptError(f"{len(raw)} bytes are no times")
-    seen, idle_until, _absolute = _TIMES.unpack(raw)
-    if seen > _LATEST_MS or idle_until > _LATEST_MS:
-        raise StoreCorruptError("its times lie beyond the year 9999")
-    return seen, idle_until
-
-
-def _ends_ms(times: bytes) -> int:
-    """The earlier of its deadlines; 0 when they cannot be read."""
-    return min(_TIMES.unpack(times)[1:]) if len(times) == _TIMES.size else 0
-
-
 def _names(members: Iterable[bytes]) -> list[Key]:
     return [Key(member.decode()) for member in members if member.isascii()]
-
-
-def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _batches(keys: Sequence[Key], most: int = BATCH) -> list[Sequence[Key]]:

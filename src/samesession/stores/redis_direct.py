@@ -28,8 +28,11 @@ _pack = hiredis.pack_command
 _timeval = struct.Struct("@ll").pack
 _SLACK_S = 0.005  # a time-out that is so much too long is not worth a system call
 
+Message = hiredis.PushNotification
+"""What a connection brings though nobody has asked."""
+
 # What an answer may be beside data; one look for all three.
-_SPECIAL = (Exception, hiredis.PushNotification)
+_SPECIAL = (Exception, Message)
 
 
 class _Thread:
@@ -60,7 +63,7 @@ class _Thread:
         except BaseException as error:
             self._give_up(error, "command")
             raise
-        if reply is NOT_ENOUGH_DATA or isinstance(reply, hiredis.PushNotification):
+        if reply is NOT_ENOUGH_DATA or isinstance(reply, Message):
             try:
                 return self.read_response(timeout=timeout_s)
             except ResponseError as error:
@@ -94,15 +97,25 @@ class _Thread:
         push_request: bool = False,
     ) -> Any:
         """As redis-py does, for at most ``timeout`` seconds, however slowly the answer comes."""
+        reply = self.read(timeout if type(timeout) is float else None)
+        if isinstance(reply, _SPECIAL):
+            if isinstance(reply, Exception):
+                raise reply
+            told = self._parser.handle_push_response(reply)
+            return told if push_request else self.read_response(timeout=timeout)
+        return reply
+
+    def read(self, within_s: float | None) -> Any:
+        """The next answer, or its error, or a `Message`."""
         parser, sock = self._parser, self._sock
         if sock is None:
             raise BrokenError("closed")
         reader, until = parser._reader, 0.0
         try:
             while (reply := reader.gets()) is NOT_ENOUGH_DATA:
-                if type(timeout) is float:
+                if within_s is not None:
                     now = monotonic()
-                    until = until or now + timeout
+                    until = until or now + within_s
                     self._arm(sock, until - now)
                 read = sock.recv_into(parser._buffer)
                 if not read:
@@ -111,11 +124,6 @@ class _Thread:
         except BaseException as error:
             self._give_up(error, "read")
             raise
-        if isinstance(reply, _SPECIAL):
-            if isinstance(reply, Exception):
-                raise reply
-            told = parser.handle_push_response(reply)
-            return told if push_request else self.read_response(timeout=timeout)
         return reply
 
     def arrived(self) -> bool:
@@ -233,7 +241,7 @@ class Talk(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not NOT_ENOUGH_DATA:
-                if type(reply) is hiredis.PushNotification:
+                if type(reply) is Message:
                     if self._pushed is not None:
                         self._pushed(reply)
                 else:

@@ -152,7 +152,8 @@ class Line:
 
     async def _run(self) -> None:
         """Connect, then write and read until the connection breaks."""
-        connection = loop_connection(self._target, self._node)
+        tracked = self._tracker is not None
+        connection = loop_connection(self._target, self._node, tracked=tracked)
         connected = False
         broke: Exception = BrokenError("closed")
         try:

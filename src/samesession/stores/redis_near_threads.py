@@ -7,7 +7,6 @@ order of the commands, and one of those who wait reads for all.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,16 +14,19 @@ from dataclasses import replace
 from threading import Lock
 from typing import Any, Protocol
 
+from samesession._process import pid
 from samesession.errors import StoreUnavailableError
 from samesession.stores.redis_client import (
-    PUSHED,
     BrokenError,
+    Message,
+    NoScriptError,
     RedisError,
     ResponseError,
     SlowError,
     ThreadConnection,
     elsewhere,
     only_asks,
+    teller,
     thread_connection,
     track_thread,
     translated,
@@ -56,9 +58,9 @@ class TrackedThreadWire(ThreadWire):
 
     def listener(self) -> Listener:
         """This process's; after a fork the parent's connection is left alone."""
-        if self._pid != os.getpid():
+        if self._pid != pid():
             with self._forking:
-                if self._pid != os.getpid():
+                if self._pid != pid():
                     self._begin()
         return self._listener
 
@@ -75,7 +77,7 @@ class TrackedThreadWire(ThreadWire):
     def _begin(self) -> None:
         self._servers = {}
         self._listener = self._make_listener()
-        self._pid = os.getpid()
+        self._pid = pid()
 
     def _make(self, node: Node) -> Server:
         return TrackedServer(
@@ -120,31 +122,38 @@ class Beat:
 
 
 class Asked:
-    """Commands of one thread, which waits until the last is answered."""
+    """Commands of one thread, which waits until the last is answered.
+
+    Attributes:
+        turn: released: look again; None while the thread has not looked in vain.
+    """
+
+    __slots__ = ("_left", "_told", "answered", "replies", "turn")
 
     def __init__(self, number: int, told: Callable[[], None]) -> None:
         """Wait for so many answers; ``told`` hears of each."""
         self.replies: list[Reply] = []
         self.answered = False
-        self.turn = Lock()  # released: look again
-        self.turn.acquire()
-        self._number = number
+        self.turn: Lock | None = None
+        self._left = number
         self._told = told
 
     def settle(self, reply: Reply) -> None:
         """See `Due`."""
         self._told()
         self.replies.append(reply)
-        if len(self.replies) == self._number:
+        self._left -= 1
+        if not self._left:
             self.answered = True
             self.wake()
 
     def wake(self) -> None:
         """See `Due`."""
-        try:  # noqa: SIM105  (for every command: suppress() costs more than the rest)
-            self.turn.release()
-        except RuntimeError:  # it was already
-            pass
+        if self.turn is not None:
+            try:  # noqa: SIM105  (suppress() costs more than the rest)
+                self.turn.release()
+            except RuntimeError:  # it was already
+                pass
 
 
 class Talk:
@@ -156,24 +165,32 @@ class Talk:
         beats: whether a heartbeat is on its way.
     """
 
-    def __init__(self, connection: ThreadConnection) -> None:
-        """Take it over, connected."""
+    def __init__(
+        self, connection: ThreadConnection, changed: Callable[[bytes | None], None]
+    ) -> None:
+        """Take it over, connected; ``changed`` hears of what others change."""
         self.connection: Any = connection
+        self._tell = teller(changed)
         self.due: deque[Due] = deque()
         self.reading = Lock()
         self.over: Exception | None = None
         self.beats = False
 
+    def send(self, commands: Sequence[Command], asked: Asked) -> None:
+        """Send commands whose answers are due then; one thread at a time."""
+        packed = self.connection.pack_commands(commands)
+        self.due.extend([asked] * len(commands))
+        self.connection.send_packed_command(packed)
+
     def read_one(self, within_s: float) -> None:
         """Read the next answer or message, and hand it out."""
-        try:
-            reply = self.connection.read_response(timeout=within_s, push_request=True)
-        except ResponseError as error:
-            reply = error
-        if reply is not PUSHED:
-            if not self.due:
-                raise BrokenError("an answer that nobody asked for")
+        reply = self.connection.read(within_s)
+        if type(reply) is Message:
+            self._tell(reply)
+        elif self.due:
             self.due.popleft().settle(reply)
+        else:
+            raise BrokenError("an answer that nobody asked for")
 
     def stop_reading(self) -> None:
         """Let somebody else read, if somebody waits: he was there before this looks."""
@@ -206,8 +223,21 @@ class TrackedServer(Server):
         self._talk: Talk | None = None
 
     def ask(self, command: Command) -> Reply:
-        """As any exchange."""
-        return self.exchange([command], time.monotonic() + self._target.deadline_s)[0]
+        """`exchange` of one command within the deadline; short, while the connection stands."""
+        until = time.monotonic() + self._target.deadline_s
+        if self._talk is None or not self._breaker.closed:
+            return self.exchange([command], until)[0]
+        try:
+            (reply,) = self._once((command,), until, durable=False)
+        except BrokenError:
+            return self.exchange([command], until)[0]
+        except RedisError:
+            self._breaker.failed()
+            raise
+        if isinstance(reply, NoScriptError):
+            return self.exchange([command], until)[0]
+        self._breaker.succeeded()
+        return reply
 
     def read_news(self, heartbeat: Heartbeat | None) -> None:
         """See `TrackedThreadWire`; somebody who waits for an answer reads the news himself."""
@@ -249,8 +279,7 @@ class TrackedServer(Server):
         self, commands: Sequence[Command], until: float, *, durable: bool, afresh: bool = False
     ) -> list[Reply]:
         assert not durable  # that is another wire's business
-        asked = Asked(len(commands), self._tracker.answered)
-        sending = self._sending
+        asked, sending = Asked(len(commands), self._tracker.answered), self._sending
         if not (sending.acquire(False) or sending.acquire(timeout=_left_s(until))):
             raise StoreUnavailableError(
                 f"{self._called} took no commands for {self._target.deadline_s:g} s"
@@ -264,40 +293,43 @@ class TrackedServer(Server):
                     for command in commands:
                         self._tracker.asked(command)
             try:
-                packed = talk.connection.pack_commands(commands)
-                talk.due.extend([asked] * len(commands))
-                talk.connection.send_packed_command(packed, check_health=False)
+                talk.send(commands, asked)
             except BaseException as error:
                 self._end(talk, error)
                 raise
         finally:
             sending.release()
-        self._wait(talk, asked, until)
-        for reply in asked.replies:
-            if isinstance(reply, Exception) and elsewhere(reply) and not only_asks(reply):
-                self._tracker.refused()
-        return asked.replies
-
-    def _wait(self, talk: Talk, asked: Asked, until: float) -> None:
         try:
-            while not asked.answered:
-                if talk.over is not None:
-                    raise BrokenError(f"the connection broke: {talk.over}")
-                if talk.reading.acquire(blocking=False):
-                    try:
-                        while not asked.answered:
-                            talk.read_one(_left_s(until))
-                    finally:
-                        talk.stop_reading()
-                elif not asked.turn.acquire(timeout=_left_s(until)):
-                    raise SlowError("time-out at a read")
+            self._wait(talk, asked, until)
         except BaseException as error:
             self._end(talk, error)
             raise
+        for reply in asked.replies:
+            if isinstance(reply, Exception):
+                if elsewhere(reply) and not only_asks(reply):
+                    self._tracker.refused()
+                if isinstance(reply, BrokenError):  # it is loading its data, for one
+                    raise reply
+        return asked.replies
+
+    def _wait(self, talk: Talk, asked: Asked, until: float) -> None:
+        while not asked.answered:
+            if talk.over is not None:
+                raise BrokenError(f"the connection broke: {talk.over}")
+            if talk.reading.acquire(False):
+                try:
+                    while not asked.answered:
+                        talk.read_one(_left_s(until))
+                finally:
+                    talk.stop_reading()
+            elif asked.turn is None:
+                asked.turn = _taken()  # and look again: who reads now wakes those who have one
+            elif not asked.turn.acquire(timeout=_left_s(until)):
+                raise SlowError("time-out at a read")
 
     def _connected(self, until: float) -> Talk:
         """Connect, and listen; nobody else reads yet."""
-        connection = thread_connection(self._target, self._node)
+        connection = thread_connection(self._target, self._node, tracked=True)
         try:
             self._connect(connection, until)
             try:
@@ -309,7 +341,7 @@ class TrackedServer(Server):
         except BaseException:
             connection.disconnect()
             raise
-        self._talk = talk = Talk(connection)
+        self._talk = talk = Talk(connection, self._tracker.changed)
         return talk
 
     def _end(self, talk: Talk, error: BaseException) -> None:
@@ -322,6 +354,12 @@ class TrackedServer(Server):
         talk.connection.disconnect()
         for due in tuple(talk.due):
             due.wake()
+
+
+def _taken() -> Lock:
+    lock = Lock()
+    lock.acquire()
+    return lock
 
 
 def _left_s(until: float) -> float:

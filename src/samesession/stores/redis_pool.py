@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
+
+from samesession._process import pid
 
 
 class Connection(Protocol):
@@ -41,7 +42,7 @@ class Pool(Generic[C]):
         Args:
             until: by `time.monotonic`.
         """
-        if self._pid != os.getpid():
+        if self._pid != pid():
             self._begin()  # forked: the sockets are the parent's
         with self._lock:
             if self._idle:
@@ -74,7 +75,7 @@ class Pool(Generic[C]):
                 connection.disconnect()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
+        self._pid = pid()
         self._lock = Lock()
         self._idle: list[C] = []
         self._made = 0

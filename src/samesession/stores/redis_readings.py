@@ -7,24 +7,29 @@ decoded of it is kept with it (`samesession.record.Record`). Most requests only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from threading import Lock
 from typing import NamedTuple
 
 from samesession.record import Applied, Delta, Key, Record, after, alone
 from samesession.stores.near_copies import Copy
+from samesession.stores.redis_fields import field, sets_in, stands
+from samesession.stores.redis_wire import Reply
 
 LIMIT_BYTES = 4 << 20
 """In a process, for each store: about 700 sessions of 600 bytes."""
 
-FIELDS_COST = 1200
-"""Bytes of the dict of fields, beside what a copy in a near cache takes."""
+ANSWER_COST = 1200
+"""Bytes of the answer, beside what a copy in a near cache takes."""
 
 
 class Reading(NamedTuple):
-    """A record, the fields that it was read from, and what both take in memory."""
+    """A record, the answer that it was read from, and what both take in memory.
 
-    fields: Mapping[bytes, bytes]
+    Attributes:
+        answer: to HGETALL in RESP2: field, value, …
+    """
+
+    answer: list[bytes]
     record: Record
     cost: int
 
@@ -42,17 +47,17 @@ class Readings:
         self._kept: dict[Key, Reading] = {}
         self._lock = Lock()
 
-    def same(self, key: Key, fields: Mapping[bytes, bytes]) -> Record | None:
-        """The record, if these are the fields that it was read from."""
+    def same(self, key: Key, answer: Reply) -> Record | None:
+        """The record, if this is the answer that it was read from."""
         kept = self._kept.get(key)
-        return kept.record if kept is not None and kept.fields == fields else None
+        return kept.record if kept is not None and kept.answer == answer else None
 
-    def keep(self, fields: Mapping[bytes, bytes], record: Record) -> None:
+    def keep(self, answer: list[bytes], record: Record) -> None:
         """Keep what was read."""
         kept = self._kept.get(record.key)
         if kept is not None and kept.record is record:
             return
-        reading = Reading(fields, record, Copy(record).cost + FIELDS_COST)
+        reading = Reading(answer, record, Copy(record).cost + ANSWER_COST)
         with self._lock:
             self._drop(record.key)
             self._cost += reading.cost
@@ -62,14 +67,13 @@ class Readings:
             else:
                 self._kept[record.key] = reading
 
-    def changed(self, delta: Delta, applied: Applied, commits: bytes, times: bytes) -> Applied:
+    def changed(self, delta: Delta, applied: Applied, answer: bytes) -> Applied:
         """Guess what the next reading will be, after a commit of our own.
 
         Args:
             delta: the commit.
             applied: what the engine said to it.
-            commits: the field as it is stored now.
-            times: the field as it is stored now.
+            answer: in its own words.
 
         Returns:
             ``applied``, with the record where nobody else has committed since it was read.
@@ -78,12 +82,19 @@ class Readings:
         if kept is None or not alone(kept.record, delta, applied):
             return applied
         record = after(kept.record, delta, applied)
-        fields = {**kept.fields, b"c": commits, b"t": times}
-        for name in delta.removes:
-            fields.pop(b"." + name.encode(), None)
-        for name, raw in delta.sets.items():
-            fields[b"." + name.encode()] = raw
-        self.keep(fields, record)
+        guess = kept.answer.copy()
+        for name in map(field, delta.removes):
+            if name in guess[::2]:
+                at = 2 * guess[::2].index(name)
+                del guess[at : at + 2]
+        names = guess[::2]
+        commits, times = stands(answer)
+        for name, raw in [(b"c", commits), (b"t", times), *sets_in(delta)]:
+            if name in names:
+                guess[2 * names.index(name) + 1] = raw
+            else:
+                guess += (name, raw)
+        self.keep(guess, record)
         return Applied(applied.commits, applied.seen_ms, applied.idle_until_ms, record)
 
     def forget(self, key: Key) -> None:

@@ -33,82 +33,85 @@ local function put(key, fields)
 end
 """
 
-APPLIED, ENDED, ABSENT, TAKEN, LOST, UNREADABLE = 1, 2, 3, 4, 5, 6
+ENDED, ABSENT, TAKEN, LOST, UNREADABLE = 1, 2, 3, 4, 5
 REFUSED, ADMITTED, ASKED = 0, 1, 2
 
-# ARGV: token, now, floor, idle until, at_least number, at_least tag, origin, absolute, keep empty,
-#       mark for an emptied record, mark ms, whether a near cache asks, how many sets, field, value,
-#       …, removed fields …
+# ARGV: what each commit says (`_SAID` in `samesession.stores.redis_fields`), and as that announces:
+#       of a record to be made its origin and absolute deadline, of removed keys the mark for an
+#       emptied record and its ms; then field, value, …, removed fields …
+# Returns times and commits in one string, or a table that begins with one of the numbers above.
 COMMIT = (
     _CLEAN
     + _PUT
     + """
-local key = KEYS[1]
-local token, now, floor, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local key, at = KEYS[1], 2
+local token, now, floor, idle, wanted, tag, makes, keep_empty, near, sets, removes =
+  struct.unpack('>c8I8I8I8I8c2BBBI4I4', ARGV[1])
+local origin, lasts, emptied, mark_ms
+if makes == 1 then origin, lasts, at = ARGV[at], tonumber(ARGV[at + 1]), at + 2 end
+if removes > 0 then emptied, mark_ms, at = ARGV[at], ARGV[at + 1], at + 2 end
+local first_remove = at + 2 * sets
+local function and_sets(fields)
+  for i = at, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
+  return fields
+end
+
 local have = redis.call('HMGET', key, 'e', 'c', 't')
 local mark, commits, times = have[1], have[2], have[3]
-if mark then return {2, mark} end
-local sets = tonumber(ARGV[13])
-local first_remove = 14 + 2 * sets
+if mark then return {1, mark} end
 
 if not commits then
-  if redis.call('EXISTS', key) == 1 then return {4} end
-  if ARGV[7] == '' then return {3} end
-  local absolute = tonumber(ARGV[8])
-  local fields = {'m', ARGV[7], 'c', struct.pack('>I4', floor + 1) .. token,
-                  't', struct.pack('>I8I8I8', now, idle, absolute)}
-  for i = 14, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
-  put(key, fields)
-  clean(key, math.min(idle, absolute), now)
-  if ARGV[12] == '1' then redis.call('EXISTS', key) end
-  return {1, fields[4], fields[6]}
+  if redis.call('EXISTS', key) == 1 then return {3} end
+  if makes == 0 then return {2} end
+  commits, times = struct.pack('>I4', floor + 1) .. token, struct.pack('>I8I8I8', now, idle, lasts)
+  put(key, and_sets({'m', origin, 'c', commits, 't', times}))
+  clean(key, math.min(idle, lasts), now)
+  if near == 1 then redis.call('EXISTS', key) end
+  return times .. commits
 end
 
-if #commits == 0 or #commits % 12 ~= 0 or not times or #times ~= 24 then return {6} end
-for at = 1, #commits, 12 do
-  if string.sub(commits, at + 4, at + 11) == token then return {1, commits, times} end
+if #commits == 0 or #commits % 12 ~= 0 or not times or #times ~= 24 then return {5} end
+for i = 1, #commits, 12 do
+  if string.sub(commits, i + 4, i + 11) == token then return times .. commits end
 end
-if ARGV[7] ~= '' then return {4} end
+if makes == 1 then return {3} end
 local seen, until_, absolute = struct.unpack('>I8I8I8', times)
 local ends = math.min(until_, absolute)
-if ends <= now then return {2, '', ends} end
+if ends <= now then return {1, '', ends} end
 
-local wanted = tonumber(ARGV[5])
 if wanted > 0 then
   local covered = true
-  for at = #commits - 11, 1, -12 do
-    local number = struct.unpack('>I4', commits, at)
+  for i = #commits - 11, 1, -12 do
+    local number = struct.unpack('>I4', commits, i)
     if number <= wanted then
-      covered = number == wanted and string.sub(commits, at + 4, at + 5) == ARGV[6]
+      covered = number == wanted and string.sub(commits, i + 4, i + 5) == tag
       break
     end
   end
   local newest = struct.unpack('>I4', commits, #commits - 11)
-  if newest < wanted or not covered then return {5, commits} end
+  if newest < wanted or not covered then return {4, commits} end
 end
 
 local touched = idle > until_
-local changed = sets > 0 or first_remove <= #ARGV
-if not (touched or changed) then return {1, commits, times} end
+local changed = sets > 0 or removes > 0
+if not (touched or changed) then return times .. commits end
 local fields = {}
 if changed then
-  for i = 14, first_remove - 1 do fields[#fields + 1] = ARGV[i] end
-  if first_remove <= #ARGV then
-    for at = first_remove, #ARGV, 2000 do
-      redis.call('HDEL', key, unpack(ARGV, at, math.min(at + 1999, #ARGV)))
+  if removes > 0 then
+    for i = first_remove, #ARGV, 2000 do
+      redis.call('HDEL', key, unpack(ARGV, i, math.min(i + 1999, #ARGV)))
     end
-    if sets == 0 and redis.call('HLEN', key) == 3 and ARGV[9] == '0'
+    if sets == 0 and redis.call('HLEN', key) == 3 and keep_empty == 0
        and string.sub(redis.call('HGET', key, 'm'), 1, 1) == 'a' then
       redis.call('DEL', key)
-      redis.call('HSET', key, 'e', ARGV[10])
-      redis.call('PEXPIRE', key, ARGV[11])
-      return {2, ARGV[10]}
+      redis.call('HSET', key, 'e', emptied)
+      redis.call('PEXPIRE', key, mark_ms)
+      return {1, emptied}
     end
   end
   local number = math.max(struct.unpack('>I4', commits, #commits - 11), floor) + 1
   commits = string.sub(commits .. struct.pack('>I4', number) .. token, -48)
-  fields[#fields + 1] = 'c'
-  fields[#fields + 1] = commits
+  fields = and_sets({'c', commits})
 end
 if touched then
   times = struct.pack('>I8I8I8', math.max(seen, now), idle, absolute)
@@ -117,8 +120,8 @@ if touched then
 end
 put(key, fields)
 if touched then clean(key, math.min(idle, absolute), now) end
-if ARGV[12] == '1' then redis.call('EXISTS', key) end
-return {1, commits, times}
+if near == 1 then redis.call('EXISTS', key) end
+return times .. commits
 """
 )
 

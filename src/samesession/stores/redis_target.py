@@ -87,13 +87,11 @@ class Target:
             "db": database,
             "username": url.username,
             "password": url.password,
-            "protocol": 3,
             **security,
         }
         sentinel_options = {
             "username": url.parameters.get("sentinel_user"),
             "password": url.parameters.get("sentinel_password"),
-            "protocol": 3,
             **security,
         }
         return cls(

@@ -11,6 +11,7 @@ from samesession.counts import Count, uncounted
 from samesession.errors import StoreUnavailableError
 from samesession.store import CircuitBreaker
 from samesession.stores.redis_client import (
+    AGAIN,
     AskError,
     BrokenError,
     MovedError,
@@ -322,7 +323,7 @@ class Server:
             raise
         finally:
             self._pool.give_back(connection)
-        if isinstance(reply, BrokenError | NoScriptError):
+        if isinstance(reply, AGAIN):
             return self.exchange([command], until)[0]
         self._breaker.succeeded()
         return reply
