@@ -123,6 +123,28 @@ async def test_the_page_of_the_demonstrations(sessions: Sessions) -> None:
         assert ages[1]
 
 
+async def test_an_object_in_a_stored_row_is_shown_and_not_kept(sessions: Sessions) -> None:
+    """aiohttp-session does not notice it either, unless somebody says `changed`."""
+
+    async def index(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        how = request.match_info["how"]
+        if how == "make":
+            session["row"] = {"price": 9}
+        session["row"]["product"] = 0 if how == "make" else object()
+        if how == "changed":
+            session.changed()
+        return web.Response(text=str(session["row"]["price"]))
+
+    app = web.Application()
+    setup(app, sessions)
+    app.add_routes([web.get("/{how}", index)])
+    async with client_of(app) as client:
+        await client.get("/make")
+        assert [await (await client.get("/show")).text() for _ in range(2)] == ["9", "9"]
+        assert (await client.get("/changed")).status == 500
+
+
 async def test_a_request_that_asks_for_no_session_loads_none(sessions: Sessions) -> None:
     async def fill(request: web.Request) -> web.Response:
         (await get_session(request))["a"] = 1

@@ -17,7 +17,12 @@ from aiohttp import web
 from aiohttp.hdrs import COOKIE
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from samesession.errors import AnsweredError, ConfigError
+from samesession.errors import (
+    AnsweredError,
+    ConfigError,
+    SessionTooLargeError,
+    ValueNotStorableError,
+)
 from samesession.life import Client
 from samesession.lifecycle import Lifecycle
 from samesession.record import Key
@@ -28,6 +33,7 @@ from samesession.web._checks import another, check_application, check_sessions
 from samesession.web._http import (
     CookieCodec,
     client_of,
+    forgets,
     nothing_left,
     refusal,
 )
@@ -85,8 +91,8 @@ class AiohttpSession(Session):
         raise RuntimeError("a session's id is never chosen; for a new one call session.rotate()")
 
     def changed(self) -> None:
-        """Nothing to do: nested changes are noticed."""
-        self.mark_accessed()
+        """Say that a nested change is meant; it is noticed anyway, where it can be stored."""
+        self.modified = True
 
     def invalidate(self) -> None:
         """Clear it; an anonymous session left without a key is ended."""
@@ -246,10 +252,18 @@ class _Adapter:
         """Commit, or see that nothing is left when the response has begun already."""
         if not session._life.started:
             if not self._core.only_read(session):
-                await self._core.finish(session)
+                await self._finish(session)
             visit.committed = True
         elif self._core.uncommitted(session):
             await nothing_left(self._core, session)
+
+    async def _finish(self, session: Session) -> None:
+        try:
+            await self._core.finish(session)
+        except (SessionTooLargeError, ValueNotStorableError) as error:
+            if not forgets(session, error):
+                raise
+            await self._core.finish(session)
 
     async def _failed(self, visit: _Visit, error: Exception) -> web.Response:
         session = visit.session
@@ -276,9 +290,9 @@ class _Adapter:
         kind = type(response)
         if visit.committed:
             if self._core.uncommitted(session):  # by another one's signal
-                await self._core.finish(session)
+                await self._finish(session)
         elif not (visit.failed or kind is _Refusal or self._core.only_read(session)):
-            await self._core.finish(session)
+            await self._finish(session)
         session._life.started = True
         if session._used:
             self._say(session, response)
