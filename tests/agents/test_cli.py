@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -40,6 +41,18 @@ def test_the_status_is_a_table_or_json(tmp_path: Path) -> None:
             told = json.loads(plain.stdout)
             assert told["server"] == host.name
             assert other.name in told["agent"]["linked"]
+
+
+def test_whoever_stops_reading_gets_no_traceback() -> None:
+    """As in ``samesession cluster status --json | head``."""
+    inbox, outbox = os.pipe()
+    os.close(inbox)
+    with os.fdopen(outbox) as closed:
+        ended = subprocess.run(
+            [sys.executable, "-m", "samesession", "keys", "new"],
+            check=False, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=30,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_without_an_agent_the_status_says_where_it_looked(
