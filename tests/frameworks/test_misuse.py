@@ -10,6 +10,7 @@ import asyncio
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import aiohttp_session
@@ -396,4 +397,4 @@ def test_a_mistake_is_one_error_that_names_the_line(name: str, sessions: Session
 
 def test_a_mounted_application_may_have_sessions_of_its_own(sessions: Sessions) -> None:
     own = Middleware(StarlettesOwn, secret_key="its own", session_cookie="admin")
-    starting(admin_mounted(sessions, own))
+    starting(admin_mounted(sessions, own, Middleware(partial(StarlettesOwn, secret_key="its own"))))

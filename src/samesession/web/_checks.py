@@ -96,7 +96,7 @@ def check_mounted(app: object, kind: type, cookie: str, path: str = "") -> None:
     """
     for layer in _layers(app):
         for line in getattr(layer, "user_middleware", ()) if path else ():
-            if line.cls.__name__ != "SessionMiddleware":
+            if not isinstance(line.cls, type) or line.cls.__name__ != "SessionMiddleware":
                 continue
             if issubclass(line.cls, kind):
                 raise ConfigError(_INSIDE)
@@ -107,7 +107,8 @@ def check_mounted(app: object, kind: type, cookie: str, path: str = "") -> None:
                     "remove its line (sqladmin: authentication_backend.middlewares = []) or give "
                     "it another session_cookie"
                 )
-        for route in getattr(layer, "routes", None) or ():
+        routes = getattr(layer, "routes", ())
+        for route in routes if isinstance(routes, list) else ():
             inner = getattr(route, "app", None)
             if hasattr(inner, "routes"):
                 check_mounted(inner, kind, cookie, path + getattr(route, "path", "/"))
