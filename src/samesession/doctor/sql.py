@@ -10,6 +10,7 @@ from pathlib import Path
 from samesession._bridge import ready
 from samesession.doctor import probe
 from samesession.doctor.finding import Finding, bad, clock, latency, note, ok, transport
+from samesession.errors import ConfigError
 from samesession.settings import Url
 from samesession.stores import sql, sql_check
 from samesession.stores.sql_drivers import Target
@@ -32,6 +33,8 @@ def examine(url: Url) -> list[Finding]:
         ConfigError: nobody answers there, or not to us.
     """
     target = Target.of(url)
+    if target.dialect == "sqlite" and not Path(target.url.database or "").exists():
+        raise ConfigError(f"{target.name}: no such file; samesession doctor URL --create makes it")
     facts = sql_check.once(target, lambda connection: facts_of(connection, target, _now_ms))
     found = [ok("version", facts.version), _schema(facts, target), *_judged(facts, target.dialect)]
     found.append(latency(facts.trips_ms, target.deadline_s * 1000))
@@ -51,6 +54,7 @@ def examine(url: Url) -> list[Finding]:
 def create(url: Url) -> Finding:
     """Make the table, if it is not there."""
     target = Target.of(url)
+    sql_check.make_private(target)
     sql_check.once(target, lambda connection: sql_check.create(connection, target))
     return ok("schema", f"table {target.table} is there, schema {SCHEMA}")
 

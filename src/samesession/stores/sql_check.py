@@ -45,9 +45,7 @@ def checked(target: Target) -> Target:
     Raises:
         ConfigError: wrong password, no such database, no table, or another schema.
     """
-    if target.dialect == "sqlite":
-        with suppress(OSError):  # it will say so itself
-            os.close(os.open(target.url.database or "", os.O_CREAT | os.O_RDWR, 0o600))
+    make_private(target)
     engine = _patient(target, START_S).thread_engine(once=True)
     try:
         with engine.connect() as connection:
@@ -70,6 +68,13 @@ def checked(target: Target) -> Target:
             f"{SCHEMA}; install the samesession that made it, or name a new one (?table=)"
         )
     return target
+
+
+def make_private(target: Target) -> None:
+    """Make SQLite's file before SQLite does, who would let others read it."""
+    if target.dialect == "sqlite":
+        with suppress(OSError):  # it will say so itself
+            os.close(os.open(target.url.database or "", os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def once(target: Target, work: Callable[[Connection], T]) -> T:
