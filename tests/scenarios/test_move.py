@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +16,21 @@ from pathlib import Path
 import pytest
 from tables import started
 
+from samesession._bridge import ready
 from samesession.lab import engines
+from samesession.record import Applied, Key, Record
+from samesession.settings import Url
+from samesession.stores import sql_check
+from samesession.stores.sql import _owner
+from samesession.stores.sql_drivers import Target
+from samesession.strategies import strategy_of
+from samesession.testing import created, fresh_key
 from scenarios.conftest import Figure
-from scenarios.site import Site
+from scenarios.site import Site, eventually
 from scenarios.visitors import Visitor, visiting
+
+SLEEPING = int(os.environ.get("SAMESESSION_MOVED", "400"))
+"""Sessions that nobody uses meanwhile, so that only the command moves them."""
 
 VISITORS = 6
 SERVERS = 2
@@ -45,11 +59,53 @@ class Rolling:
 
 def samesession(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=900, check=False
     )
 
 
-@pytest.mark.timeout(400)
+def asleep(url: str) -> list[Key]:
+    """Sessions that are there and stay so; each says which it is."""
+    store = strategy_of(url).open_threads()
+    keys = [fresh_key() for _ in range(SLEEPING)]
+    with ThreadPoolExecutor(8) as pool:
+        made = pool.map(
+            lambda key: ready(store.commit(created(key, "asleep", n=key.encode()))), keys
+        )
+        assert all(isinstance(outcome, Applied) for outcome in made)
+    ready(store.close())
+    return keys
+
+
+def awake(url: str, keys: Sequence[Key]) -> int:
+    """How many of them are as they were."""
+    store = strategy_of(url).open_threads()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda key: ready(store.load(key)), keys))
+    ready(store.close())
+    return sum(
+        isinstance(one, Record) and one.values == {"n": key.encode()}
+        for key, one in zip(keys, found, strict=True)
+    )
+
+
+def killed_under_way(old: str, new: str) -> int:
+    """Move, and be killed in the middle of it; how many rows had arrived."""
+    target = Target.of(Url.parse(new))
+
+    def arrived() -> int:
+        count = f"SELECT count(*) FROM samesession WHERE principal = '{_owner('asleep')}'"
+        return int(sql_check.once(target, lambda c: c.exec_driver_sql(count).scalar_one()))
+
+    mover = subprocess.Popen(
+        [COMMAND, "move", old, new], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    eventually(lambda: arrived() > SLEEPING / 4, within=120)
+    mover.kill()
+    assert mover.wait() == -signal.SIGKILL
+    return arrived()
+
+
+@pytest.mark.timeout(400 if SLEEPING <= 400 else 1800)
 def test_nobody_is_logged_out_and_nothing_is_lost_while_redis_is_left_for_postgresql(
     figure: Figure,
 ) -> None:
@@ -64,6 +120,7 @@ def test_nobody_is_logged_out_and_nothing_is_lost_while_redis_is_left_for_postgr
             list(pool.map(stack.enter_context, sites))
         rolling = Rolling()
         rolling.roll(sites[0])
+        sleeping = asleep(old)
         visitors = [Visitor(rolling, f"v{seed}", seed) for seed in range(VISITORS)]  # type: ignore[arg-type]
         idle = [Visitor(rolling, f"idle{seed}", seed) for seed in range(20)]  # type: ignore[arg-type]
         for visitor in idle:
@@ -75,13 +132,18 @@ def test_nobody_is_logged_out_and_nothing_is_lost_while_redis_is_left_for_postgr
             rolling.roll(sites[1])
             rolling.roll(sites[2])
             assert samesession("move", old, new, "--check").returncode == 1  # the idle ones
+            arrived = killed_under_way(old, new)
+            assert SLEEPING / 4 < arrived < SLEEPING
+            began = time.monotonic()
             done = samesession("move", old, new)
+            took = time.monotonic() - began
             assert done.returncode == 0, done
             check = samesession("move", old, new, "--check")
             assert check.returncode == 0, check
             rolling.roll(sites[3])
             engine.kill()
             time.sleep(1)
+        assert awake(new, sleeping) == SLEEPING
         for visitor in idle:
             assert visitor._read()
             visitor.browser.close()
@@ -91,6 +153,7 @@ def test_nobody_is_logged_out_and_nothing_is_lost_while_redis_is_left_for_postgr
         figure(
             f"15 Redis to PostgreSQL under load: {answered} requests of {VISITORS} jars and "
             f"{len(idle)} idle sessions, 0 logouts, 0 lost writes, {len(failed)} answered 503; "
+            f"the mover killed after {arrived} of {SLEEPING} that slept, then in {took:.1f} s: "
             f"{done.stdout.strip()}"
         )
     for visitor in (*visitors, *idle):
