@@ -270,13 +270,16 @@ class Sessions:
     async def close(self) -> None:
         """Close connections and files; adapters do it at shutdown, and a later use reopens them."""
         await self.loops.store.close()
-        for opened in ("old_loops", "old_threads"):
-            old: TakeOver | None = self.__dict__.get(opened)
-            if old is not None:
-                await old.close()
+        await self._close_old("old_loops")
+        await self._close_old("old_threads")
         threads: Lifecycle | None = self.__dict__.get("threads")  # opened only if it was used
         if threads is not None and threads is not self.loops:
             await threads.store.close()
+
+    async def _close_old(self, opened: Literal["old_loops", "old_threads"]) -> None:
+        old: TakeOver | None = self.__dict__.get(opened)  # opened only if it was used
+        if old is not None:
+            await old.close()
 
     async def __aenter__(self) -> Sessions:
         """Nothing to do: everything opens at its first use."""
@@ -329,15 +332,16 @@ class Sessions:
     @cached_property
     def blocking(self) -> BlockingSessions:
         """The same verbs as plain functions, for threads."""
-        return BlockingSessions(self.threads)
+        return BlockingSessions(self)
 
 
 class BlockingSessions:
     """The verbs of `Sessions` as plain functions; see there for what they do and raise."""
 
-    def __init__(self, core: Lifecycle) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         """Step the core that never suspends."""
-        self._core = core
+        self._sessions = sessions
+        self._core = sessions.threads
 
     def open(
         self,
@@ -375,6 +379,7 @@ class BlockingSessions:
     def close(self) -> None:
         """As `Sessions.close`."""
         ready(self._core.store.close())
+        ready(self._sessions._close_old("old_threads"))
 
 
 async def _joined(store: Store) -> None:

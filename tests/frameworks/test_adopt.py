@@ -146,3 +146,40 @@ def test_flasks_cookie_moves_in_with_its_types() -> None:
     ours = client.get_cookie("session")
     assert ours is not None
     assert ours.value != cookie.value
+
+
+class Cabinet:
+    """An application's own reader, and where its records stand."""
+
+    cookie, path, domain, url, max_age = "old", "/", None, "the cabinet", timedelta(days=1)
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def open_shelf(self, _opener: str) -> Cabinet:
+        return self
+
+    def name(self, value: str) -> str:
+        return value
+
+    async def get(self, _name: str) -> bytes:
+        return b"tea"
+
+    def contents(self, raw: bytes) -> dict[str, Any]:
+        return {"basket": raw.decode()}
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def test_threads_let_go_of_the_old_store_too() -> None:
+    cabinet = Cabinet()
+    app = flask.Flask("shop")
+    sessions = sessions_with(cabinet)
+    init_app(app, sessions)
+    app.add_url_rule("/", view_func=lambda: dict(flask.session))
+    client = app.test_client()
+    client.set_cookie("old", "ann's")
+    assert client.get("/").json == {"basket": "tea"}
+    sessions.blocking.close()
+    assert cabinet.closed == 1
