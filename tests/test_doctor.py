@@ -339,20 +339,32 @@ def test_a_move_brings_everything_over_and_can_be_repeated(run: Run, tmp_path: P
     ready(target.close())
 
 
+@pytest.mark.parametrize("scheme", ["sqlite", "sticky"])
+def test_a_slip_in_old_is_no_move_that_is_over(scheme: str, tmp_path: Path, run: Run) -> None:
+    """Whoever reads that nothing is left goes on to drop the old store."""
+    new = f"sqlite:///{tmp_path / 'new.db'}"
+    for more in ((), ("--check",)):
+        code, printed = run("move", f"{scheme}:///{tmp_path}/slip", new, *more)
+        assert code == 2
+        assert printed.count("\n") == 1
+        assert "nothing is at" in printed
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("memory://", "redis://127.0.0.1:1", "inside its process"),
         ("redis://127.0.0.1:1", "redis://127.0.0.1:1", "both OLD and NEW"),
         ("redis://127.0.0.1:1", "sqlite:///x?from=redis://h", "each without from="),
-        ("redis://127.0.0.1:1?deadline=20ms", "sticky:///dev/shm/unused", "127.0.0.1:1"),
+        ("redis://127.0.0.1:1?deadline=20ms", "sticky://{folder}?size=8MB", "127.0.0.1:1"),
         ("nonsense://", "redis://127.0.0.1:1", "no strategy is called nonsense"),
     ],
 )
 def test_a_wrong_move_is_one_line_and_exit_code_two(
-    run: Run, old: str, new: str, said: str
+    run: Run, tmp_path: Path, old: str, new: str, said: str
 ) -> None:
-    code, printed = run("move", old, new)
+    code, printed = run("move", old, new.format(folder=tmp_path))
     assert code == 2
     assert said in printed
     assert len(printed.splitlines()) == 1

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, cast, get_args
 
 from samesession.adopt import Shelf
@@ -184,14 +186,21 @@ class Strategy:
             f"{self.scheme}:// needs {error.name}; pip install 'samesession[{self.row.extra}]'"
         )
 
-    def _opener(self, module_name: str, name: str) -> Callable[..., Any]:
+    def place(self) -> Path | None:
+        """The file or folder of this machine that holds the records; None for engines."""
+        find = getattr(self._module(self.row.module), "place", None)
+        return None if find is None else cast("Path | None", find(self.url))
+
+    def _module(self, name: str) -> ModuleType:
         try:
-            module = import_module(module_name)
+            return import_module(name)
         except ModuleNotFoundError as error:
             if not self.row.extra or (error.name or "").startswith("samesession"):
                 raise
             raise self.missing(error) from None
-        opener = getattr(module, name, None)
+
+    def _opener(self, module_name: str, name: str) -> Callable[..., Any]:
+        opener = getattr(self._module(module_name), name, None)
         if opener is None:
             serves = "threads" if name.endswith("_loop") else "event loops"
             raise ConfigError(

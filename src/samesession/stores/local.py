@@ -293,9 +293,14 @@ def open_loop(url: Url) -> Store:
         raise ConfigError(
             f"{url.text!r} names a host; a folder has three slashes: sticky:///folder"
         )
-    folder = Path(url.path) if url.path.strip("/") else default_folder()
     size = url.size_bytes("size", 64 << 20)
-    return LocalStore(folder / server_name(), size, lambda: time.time_ns() // 1_000_000)
+    return LocalStore(place(url), size, lambda: time.time_ns() // 1_000_000)
 
 
 open_threads = open_loop
+
+
+def place(url: Url) -> Path:
+    """The folder of this server's map."""
+    folder = Path(url.path) if url.path.strip("/") else default_folder()
+    return folder / server_name()

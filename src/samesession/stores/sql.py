@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.sql import Executable
@@ -278,3 +279,9 @@ def open_threads(url: Url) -> Store:
     """Open for threads."""
     target = checked(Target.of(url))
     return SqlStore(ThreadWire(target), target, _clock_ms)
+
+
+def place(url: Url) -> Path | None:
+    """SQLite's file."""
+    target = Target.of(url)
+    return Path(target.url.database or "") if target.dialect == "sqlite" else None
