@@ -228,6 +228,38 @@ def test_slots_that_move_at_once_take_their_copies_along(
 
 
 @prove
+def test_what_a_failover_lost_is_given_back_by_a_copy(
+    cluster: Cluster, make: Callable[[], Here]
+) -> None:
+    """The copy was read from the node that died, and its successor is asked to take it."""
+    one, key = make(), key_of(cluster, 1)
+    one.run(one.store.commit(created(key, "ann", a=b"0")))
+    warm(one, key)
+    victim, heir = primary_of(cluster, 1)
+    ask(heir.port, "CONFIG", "SET", "masterauth", "wrong")
+    ask(victim.port, "CLIENT", "KILL", "TYPE", "replica")
+    one.until(lambda: "master_link_status:down" in ask(heir.port, "INFO", "replication"))
+    for number in (1, 2):
+        one.run(one.store.commit(changed(key, a=b"%d" % number)))
+    copy = one.load(key)
+    assert isinstance(copy, Record)
+    assert has(2)(copy)
+    victim.kill()
+
+    def repaired() -> bool:
+        try:
+            found = one.run(one.store.load(key, at_least=copy.version))
+        except StoreUnavailableError:
+            return False
+        return found == copy and one.counts["repaired"] == 1
+
+    one.until(repaired)
+    ask(heir.port, "CONFIG", "SET", "masterauth", "")
+    victim.restart()
+    one.until(lambda: "master_link_status:up" in ask(victim.port, "INFO", "replication"))
+
+
+@prove
 @pytest.mark.timeout(300)
 def test_nobody_who_is_logged_out_is_shown_while_a_primary_dies(
     cluster: Cluster, record_property: Callable[[str, object], None]
