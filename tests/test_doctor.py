@@ -343,8 +343,13 @@ def test_a_move_brings_everything_over_and_can_be_repeated(run: Run, tmp_path: P
 def test_a_slip_in_old_is_no_move_that_is_over(scheme: str, tmp_path: Path, run: Run) -> None:
     """Whoever reads that nothing is left goes on to drop the old store."""
     new = f"sqlite:///{tmp_path / 'new.db'}"
-    for more in ((), ("--check",)):
-        code, printed = run("move", f"{scheme}:///{tmp_path}/slip", new, *more)
+    slip = f"{scheme}:///{tmp_path}/slip"
+    for asked in (
+        ("move", slip, new),
+        ("move", slip, new, "--check"),
+        ("doctor", slip, "--restored"),
+    ):
+        code, printed = run(*asked)
         assert code == 2
         assert printed.count("\n") == 1
         assert "nothing is at" in printed

@@ -73,12 +73,7 @@ def run(old: str, new: str, progress: Callable[[int, int], object], *, check: bo
             raise ConfigError("memory:// is inside its process; nothing can be moved from outside")
     if old == new:
         raise ConfigError(f"{redacted(old)} is both OLD and NEW")
-    place = leaving.place()
-    if place is not None and not place.exists():  # opened, it would be made, and be empty: moved
-        raise ConfigError(
-            f"{redacted(old)}: nothing is at {place}; name it as the servers do, under their "
-            "SAMESESSION_SERVER"
-        )
+    leaving.must_be_there()  # or it would be empty, and every session moved
     sources, targets = _opened(leaving), _opened(coming)
     try:
         if _patiently(partial(_one_store, sources, targets)):

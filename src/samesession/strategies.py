@@ -186,10 +186,19 @@ class Strategy:
             f"{self.scheme}:// needs {error.name}; pip install 'samesession[{self.row.extra}]'"
         )
 
-    def place(self) -> Path | None:
-        """The file or folder of this machine that holds the records; None for engines."""
+    def must_be_there(self) -> None:
+        """Refuse a file or folder that does not exist: opened, it would be made, and be empty.
+
+        Raises:
+            ConfigError: naming the place.
+        """
         find = getattr(self._module(self.row.module), "place", None)
-        return None if find is None else cast("Path | None", find(self.url))
+        place = None if find is None else cast("Path | None", find(self.url))
+        if place is not None and not place.exists():
+            raise ConfigError(
+                f"{redacted(self.url.text)}: nothing is at {place}; name it as the servers do, "
+                "under their SAMESESSION_SERVER"
+            )
 
     def _module(self, name: str) -> ModuleType:
         try:

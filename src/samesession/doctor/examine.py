@@ -64,7 +64,9 @@ def restored(text: str, before: datetime | None, progress: Callable[[int], objec
         before: when the restored engine began to serve; now by default.
         progress: told how many were looked at.
     """
-    store = replace(strategy_of(text), near=None).open_threads()  # it lists, and waits for nobody
+    strategy = strategy_of(text)
+    strategy.must_be_there()
+    store = replace(strategy, near=None).open_threads()  # it lists, and waits for nobody
     moment = before or datetime.now(UTC)
     before_ms = int(moment.timestamp() * 1000)
     ending = Ending(Reason.REVOKED, time.time_ns() // 1_000_000, secrets.token_bytes(TOKEN_BYTES))
