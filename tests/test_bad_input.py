@@ -159,7 +159,7 @@ AT_A_REQUEST: list[tuple[str, Callable[[str], object], type[Exception], str]] = 
     ("redis://{nowhere}", _load, StoreUnavailableError, "refused"),
     ("redis://{unknown}", _load, StoreUnavailableError, "not known"),
     ("redis://:wrong@{locked}", _load, StoreUnavailableError, "invalid username-password"),
-    ("redis://{locked}", _load, StoreUnavailableError, "must be called"),
+    ("redis://{locked}", _load, StoreUnavailableError, "Authentication required"),
     ("redis://{redis}/99", _load, StoreUnavailableError, "DB index is out of range"),
     ("redis+cluster://{redis}", _load, StoreUnavailableError, "cluster support disabled"),
     ("rediss://{redis}", _load, StoreUnavailableError, "{redis}"),
