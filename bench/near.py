@@ -334,7 +334,7 @@ async def _own_cost(engine: Engine) -> tuple[float, float]:
     for _ in range(3):
         for key in keys:
             await near.load(key)
-        copies = near._feed.here()
+        copies = near._feed.at_hand()
         began = time.process_time()
         for key in keys:
             await near.load(key)
