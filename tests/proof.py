@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from bench.machine import revision
 
 HEAD = """\
 # What was proved, when, and of which build
@@ -76,15 +77,3 @@ def write(page: Path, reports: Iterable[pytest.TestReport], environment: Mapping
     build = revision()
     sections = {n: section(p, build, settings) for n, p in proved_by(reports).items()}
     page.write_text(with_sections(before, sections), encoding="utf-8")
-
-
-def revision() -> str:
-    """The commit that was tested, and whether the checkout differed from it."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or "unknown"

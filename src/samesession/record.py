@@ -24,8 +24,11 @@ from msgspec import Meta, Struct
 Key = NewType("Key", str)
 """The engine's name of a record: a hash of the id, so that a dump of a store holds no cookie."""
 
-Ms = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
-"""Milliseconds since the epoch that a date can say, up to the year 9999; others are not decoded."""
+LATEST_MS = 253_402_300_799_999
+"""The last millisecond since the epoch that a date can say: the end of the year 9999."""
+
+Ms = Annotated[int, Meta(ge=0, le=LATEST_MS)]
+"""Milliseconds since the epoch that a date can say; others are not decoded."""
 
 TOKEN_BYTES = 8
 TAG_BYTES = 2

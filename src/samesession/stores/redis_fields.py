@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from samesession.errors import StoreCorruptError
 from samesession.record import (
     COMMITS_KEPT,
+    LATEST_MS,
     MARK_MS,
     Absent,
     Applied,
@@ -49,7 +50,6 @@ _APPLIED = {
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_origin = msgspec.msgpack.Decoder(tuple[str, Origin]).decode
 _unpack_mark = msgspec.msgpack.Decoder(tuple[Reason, Ms, bytes, str | None]).decode
-_LATEST_MS = 253_402_300_799_999  # as `Ms`
 
 # What unpacking bytes that are none of ours may raise.
 _UNREADABLE = (
@@ -93,8 +93,8 @@ def arguments(delta: Delta, *, tracked: bool = False) -> list[str | bytes | int]
         what += (kind + _pack((delta.key, origin)), origin.absolute_ms)
     if removes:  # only what takes a key away can empty a record
         what += (_pack((Reason.EMPTIED, delta.now_ms, delta.token, None)), MARK_MS)
-    for name, raw in sets.items():
-        what += (b"." + name.encode(), raw)
+    for pair in sets_in(delta):
+        what += pair
     if removes:
         what += map(field, removes)
     return what
@@ -237,5 +237,5 @@ def _times(raw: bytes) -> tuple[int, int]:
 
 
 def _check_times(seen: int, idle_until: int) -> None:
-    if seen > _LATEST_MS or idle_until > _LATEST_MS:
+    if seen > LATEST_MS or idle_until > LATEST_MS:
         raise StoreCorruptError("its times lie beyond the year 9999")

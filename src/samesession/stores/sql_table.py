@@ -34,6 +34,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 from sqlalchemy.sql import Executable
 
+from samesession.record import LATEST_MS
+
 SCHEMA = 1
 """Of the table; stored as the version of the row `SCHEMA_ID`, and compared when a store opens."""
 
@@ -42,8 +44,6 @@ SCHEMA_ID = "schema"
 
 ASIDE = 2
 """In the column ``ended``: neither a record nor a mark (`samesession.stores.sql_quota`)."""
-
-_FOR_EVER_MS = 253_402_300_799_999
 
 
 def _text(length: int) -> Any:
@@ -200,7 +200,7 @@ class Statements:
             version=SCHEMA,
             ended=1,
             principal=None,
-            forget_ms=_FOR_EVER_MS,
+            forget_ms=LATEST_MS,
             data=nothing,
         )
 
