@@ -48,19 +48,23 @@ class AnyServer:
             if found.origin.principal is not None:
                 break
             found = await next(self._next).load(key, at_least=seen)
-        return self._by_one_clock(key, found)
-
-    def _by_one_clock(self, key: Key, found: Record | Mark | None) -> Record | Mark | None:
-        """Servers tell an end's time by their own clocks, which differ by what a frame takes."""
         known = self._over.get(key)
-        if isinstance(found, Mark) and known is not None and abs(found.at_ms - known.at_ms) < 1000:
+        if isinstance(found, Mark) and known is not None:
+            return self._by_one_clock(known, found)
+        return found
+
+    @staticmethod
+    def _by_one_clock(known: Mark, found: Mark) -> Mark:
+        """Servers tell an end's time by their own clocks, which differ by what a frame takes."""
+        if abs(found.at_ms - known.at_ms) < 1000:
             return replace(found, at_ms=known.at_ms)
         return found
 
     async def commit(self, delta: Delta) -> Outcome:
         outcome = await next(self._next).commit(delta)
         if isinstance(outcome, Ended):
-            self._over.setdefault(delta.key, outcome.mark)
+            mark = self._over.setdefault(delta.key, outcome.mark)
+            return Ended(self._by_one_clock(mark, outcome.mark))
         if isinstance(outcome, Applied):
             self._seen[delta.key] = outcome.commits[-1].version
             self._touched[delta.key] = outcome.idle_until_ms
