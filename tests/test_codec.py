@@ -21,9 +21,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+from django.utils.datastructures import MultiValueDict
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
+from werkzeug.datastructures import CombinedMultiDict, MultiDict
 
 from samesession import codec
 from samesession.codec import DEPTH, decode, decode_all, encode
@@ -130,6 +132,14 @@ def test_encoding_twice_gives_the_same_bytes(value: Any) -> None:
     assert encode("key", decode(raw)) == raw
 
 
+class EasyDict(dict[str, Any]):
+    """As libraries of that name: every key is an attribute, over its methods, too."""
+
+    def __init__(self, contents: dict[str, Any]) -> None:
+        super().__init__(contents)
+        self.__dict__.update(contents)
+
+
 @pytest.mark.parametrize(
     ("value", "stored"),
     [
@@ -141,6 +151,11 @@ def test_encoding_twice_gives_the_same_bytes(value: Any) -> None:
         (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
         (defaultdict(list, a=[1]), {"a": [1]}),
         (Counter("aab"), {"a": 2, "b": 1}),
+        # Forms, which JSON asks for their `items`.
+        ({"form": MultiDict([("a", "1"), ("a", "2")])}, {"form": {"a": "1"}}),
+        (CombinedMultiDict([MultiDict({"a": "1"}), MultiDict({"b": "2"})]), {"a": "1", "b": "2"}),
+        (MultiValueDict({"a": ["1", "2"]}), {"a": "2"}),
+        (EasyDict({"items": [1]}), {"items": [1]}),
         ({Size.LARGE: 1}, {"large": 1}),
         (type("Words", (list,), {})(["x"]), ["x"]),
         (type("Metres", (float,), {})(1.5), 1.5),

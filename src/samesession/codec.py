@@ -26,7 +26,7 @@ ATOMS = frozenset(
 )
 """Types that cannot change in place: the same object is the same value."""
 
-_BASES: tuple[type[Any], ...] = (int, float, tuple, dict, list)
+_BASES: tuple[type[Any], ...] = (int, float, tuple, list)
 _PLAIN = frozenset({str, float, bool, type(None), bytes})
 _STR = frozenset({str})
 LEAVES = _PLAIN | {int}
@@ -198,6 +198,9 @@ def _dict_key(key: Any) -> Any:
 
 def _base(value: Any, depth: int) -> Any:
     """A subclass of a plain type as that type."""
+    if isinstance(value, dict):
+        # By its own `items`, as JSON does: forms (`request.form`, `request.GET`) hold lists below.
+        return dict(type(value).items(value))
     for base in _BASES:
         if isinstance(value, base):
             return base(value)
