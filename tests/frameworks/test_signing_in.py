@@ -198,8 +198,24 @@ async def test_by_header() -> None:
         ask = getattr(client, "simulate_get", client.get)
         assert [ask(path).text.strip('"') for path in PATHS[:-1]] == BY_HEADER
     assert (await by_aiohttp(sessions))[:-1] == BY_HEADER
+    assert (await by_quart(sessions))[:-1] == BY_HEADER
     with pytest.raises(ConfigError, match="carrier='both'"):
-        sign_in(quart.Quart("shop").test_client(), sessions, "ann")
+        sign_in(object(), sessions, "ann")
+
+
+async def test_quarts_websockets_send_the_header_too() -> None:
+    sessions = made(carrier=Carrier.HEADER)
+    app = quart.Quart(__name__)
+    our_quart.init_app(app, sessions)
+
+    @app.websocket("/socket")
+    async def socket() -> None:
+        await quart.websocket.send(str(our_quart.current_session().principal))
+
+    client = app.test_client()
+    sign_in(client, sessions, "ann")
+    async with client.websocket("/socket") as opened:
+        assert await opened.receive() == "ann"
 
 
 def test_a_secure_cookie_over_plain_http_is_refused() -> None:

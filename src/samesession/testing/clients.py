@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import suppress
 from http.cookiejar import Cookie
 from typing import Any
@@ -98,6 +99,16 @@ def _give_way(jar: Any, name: str) -> None:
     jar.extract_cookies = extracting
 
 
+def _connecting(connection: Callable[..., Any], value: str) -> Callable[..., Any]:
+    """Connect as Quart's client does, and send the header along."""
+
+    def connecting(app: Any, scope: Any, **more: Any) -> Any:
+        scope["headers"] = [*scope["headers"], (HEADER.lower().encode(), value.encode())]
+        return connection(app, scope, **more)
+
+    return connecting
+
+
 def _hand_header_over(client: Any, _name: str, value: str) -> None:
     if hasattr(client, "simulate_request"):
         client._default_headers = {**(client._default_headers or {}), HEADER: value}
@@ -108,6 +119,9 @@ def _hand_header_over(client: Any, _name: str, value: str) -> None:
         client.session.headers[HEADER] = value
     elif hasattr(client, "headers"):
         client.headers[HEADER] = value
+    elif hasattr(client, "http_connection_class"):  # Quart's
+        for kind in ("http_connection_class", "websocket_connection_class"):
+            setattr(client, kind, _connecting(getattr(client, kind), value))
     else:
         raise ConfigError(
             "sign_in cannot give this client a header for all its requests; with carrier='both' "
