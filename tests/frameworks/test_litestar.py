@@ -418,6 +418,7 @@ async def test_the_store_keeps_renews_and_forgets(store: SharedStore) -> None:
     child = store.with_namespace("child")
     await child.set("a", b"child's")
     assert (await store.get("a"), await child.get("a")) == (b"again", b"child's")
+    await child.delete_expired()
     await child.delete_all()
     assert (await store.get("a"), await child.get("a")) == (b"again", None)
     await child.set("a", b"new")

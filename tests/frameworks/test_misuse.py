@@ -45,6 +45,7 @@ from samesession.errors import ConfigError
 from samesession.web import aiohttp as our_aiohttp
 from samesession.web import asgi, wsgi
 from samesession.web import flask as our_flask
+from samesession.web import litestar as our_litestar
 from samesession.web import quart as our_quart
 from samesession.web.fastapi import SessionDep
 from samesession.web.litestar import SessionConfig, session_middleware
@@ -294,6 +295,19 @@ def ours_mounted(sessions: Sessions) -> None:
     starting(admin_mounted(sessions, Middleware(asgi.SessionMiddleware, sessions=made())))
 
 
+def starlette_given(**given: Any) -> Mistake:
+    def mistake(sessions: Sessions) -> None:
+        app = FastAPI()
+        app.add_middleware(asgi.SessionMiddleware, **given)
+        app.build_middleware_stack()
+
+    return mistake
+
+
+def litestar_given(layer: Any) -> Mistake:
+    return lambda _sessions: Litestar([shown], middleware=[layer])
+
+
 def wrong(wrap: Callable[..., object], app: Any) -> Mistake:
     return lambda sessions: wrap(app, sessions)
 
@@ -375,6 +389,22 @@ TABLE: dict[str, tuple[Mistake, str]] = {
         ours_mounted,
         "twice: for an application and for one inside it",
     ),
+    "starlette without sessions": (
+        starlette_given(),
+        r"missing.*'sessions'; write app.add_middleware\(SessionMiddleware, sessions=sessions\)",
+    ),
+    "starlette with the old line's words": (
+        starlette_given(secret_key="the old one", https_only=True),
+        r"write app.add_middleware\(SessionMiddleware, sessions=sessions\)",
+    ),
+    "litestar's layer uncalled": (
+        litestar_given(session_middleware),
+        r"write middleware=\[session_middleware\(sessions\)\]",
+    ),
+    "litestar's class itself": (
+        litestar_given(our_litestar.SessionMiddleware),
+        r"write middleware=\[session_middleware\(sessions\)\]",
+    ),
     "falcon under asgi": (wrong(asgi.SessionMiddleware, falcon.App()), r"samesession\.web\.wsgi"),
 }
 for _name, _wrap in {
@@ -386,6 +416,18 @@ for _name, _wrap in {
     "litestar": SessionConfig,
 }.items():
     TABLE[f"a URL for {_name}"] = (lambda _, w=_wrap: w("redis://x"), r"Sessions\.from_url")  # type: ignore[misc]
+
+
+for _name, _call, _line in (
+    ("wsgi", wsgi.SessionMiddleware, "SessionMiddleware"),
+    ("flask", our_flask.init_app, "init_app"),
+    ("quart", our_quart.init_app, "init_app"),
+    ("aiohttp", our_aiohttp.setup, "setup"),
+):
+    TABLE[f"{_name} without sessions"] = (
+        lambda _, call=_call: call(object()),  # type: ignore[misc]
+        rf"missing.*'sessions'; write {_line}\(app, sessions\)",
+    )
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
+from functools import wraps
 from inspect import Parameter, iscoroutinefunction, isfunction, signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from samesession.errors import ConfigError
 from samesession.session import Session
 from samesession.sessions import Sessions
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def called_as(line: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Have a call with other arguments than a function takes say what to write.
+
+    Frameworks make the call themselves, so Python's own `TypeError` names no line of the user's.
+
+    Args:
+        line: the whole of it, without what may be left out.
+    """
+
+    def around(function: Callable[P, T]) -> Callable[P, T]:
+        bind = signature(function).bind
+
+        @wraps(function)
+        def checked(*given: P.args, **named: P.kwargs) -> T:
+            try:
+                bind(*given, **named)
+            except TypeError as error:
+                raise ConfigError(f"{function.__qualname__}: {error}; write {line}") from None
+            return function(*given, **named)
+
+        return checked
+
+    return around
 
 
 def check_once(app: object, kind: type) -> None:

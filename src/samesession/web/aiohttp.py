@@ -29,7 +29,7 @@ from samesession.record import Key
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
-from samesession.web._checks import another, check_application, check_sessions
+from samesession.web._checks import another, called_as, check_application, check_sessions
 from samesession.web._http import (
     CookieCodec,
     client_of,
@@ -121,6 +121,7 @@ async def new_session(request: web.Request) -> AiohttpSession:
     return session
 
 
+@called_as("setup(app, sessions)")
 def setup(app: web.Application, sessions: Sessions) -> None:
     """Give ``app`` the sessions: the one line that switches.
 

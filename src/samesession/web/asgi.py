@@ -23,6 +23,7 @@ from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
 from samesession.web._checks import (
+    called_as,
     check_alone,
     check_mounted,
     check_once,
@@ -59,6 +60,7 @@ class SessionMiddleware:
     nested_is_meant = True
     """Whether a nested change that cannot be stored is an error (`forgets`)."""
 
+    @called_as("app.add_middleware(SessionMiddleware, sessions=sessions)")
     def __init__(self, app: App, sessions: Sessions) -> None:
         """Wrap ``app``.
 

@@ -21,6 +21,7 @@ from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web._checks import (
     another,
+    called_as,
     check_application,
     check_lifetime,
     check_sessions,
@@ -199,6 +200,7 @@ def checked_session(proxied: object) -> FlaskSession:
     return session
 
 
+@called_as("init_app(app, sessions)")
 def init_app(app: Flask, sessions: Sessions) -> None:
     """Give ``app`` the sessions: the one line that switches.
 

@@ -33,7 +33,7 @@ from samesession.errors import ConfigError
 from samesession.session import Session
 from samesession.sessions import Sessions
 from samesession.web import asgi
-from samesession.web._checks import check_once, check_sessions
+from samesession.web._checks import called_as, check_once, check_sessions
 from samesession.web._litestar_store import SharedStore
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
+@called_as("middleware=[session_middleware(sessions)]")
 def session_middleware(
     sessions: Sessions,
     *,
@@ -181,6 +182,7 @@ class SessionConfig(ServerSideSessionConfig):
 class SessionMiddleware(LitestarsMiddleware[SessionBackend]):
     """Our ASGI middleware in Litestar's dress, which its plugins look for (`FlashPlugin`)."""
 
+    @called_as("middleware=[session_middleware(sessions)]")
     def __init__(self, app: ASGIApp, backend: SessionBackend) -> None:
         """Wrap ``app``; Litestar makes one for each route.
 

@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from samesession.errors import ConfigError, TooManySessionsError
 from samesession.session import Session
 from samesession.sessions import Sessions
-from samesession.web._checks import check_application, check_sessions
+from samesession.web._checks import called_as, check_application, check_sessions
 from samesession.web._http import refused
 from samesession.web.asgi import SessionMiddleware
 from samesession.web.flask import (
@@ -98,6 +98,7 @@ def current_session() -> FlaskSession:
     return checked_session(proxy)
 
 
+@called_as("init_app(app, sessions)")
 def init_app(app: Quart, sessions: Sessions) -> None:
     """Give ``app`` the sessions: the one line that switches.
 

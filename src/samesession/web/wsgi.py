@@ -26,6 +26,7 @@ from samesession.session import Session
 from samesession.sessions import BlockingSessions, Sessions
 from samesession.web._adopt import OldCookies
 from samesession.web._checks import (
+    called_as,
     check_alone,
     check_once,
     check_plain,
@@ -57,6 +58,7 @@ class SessionMiddleware:
     nested_is_meant = True
     """Whether a nested change that cannot be stored is an error (`forgets`)."""
 
+    @called_as("SessionMiddleware(app, sessions)")
     def __init__(self, app: App, sessions: Sessions) -> None:
         """Wrap ``app``; ``sessions`` is shared by all requests and threads.
 
