@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from samesession.cluster.claims import Claims
-from samesession.cluster.copies import Item, by_our_clock, healed, packed, sound
+from samesession.cluster.clocks import item_by_our_clock
+from samesession.cluster.copies import Item, healed, packed, sound
 from samesession.cluster.digest import BUCKETS, bucket_of, sum_of
 from samesession.cluster.members import Members
 from samesession.cluster.news import Newsroom
@@ -221,7 +222,7 @@ class Comparing:
     def _absorb_all(self, shard: int, role: Role, sender: str, fetched: Fetched) -> list[Key]:
         """Merge what somebody sent; the keys of which they lack something."""
         ahead = self._members.skew_of(sender)
-        items = [by_our_clock(item, ahead) for item in fetched.items if sound(item)]
+        items = [item_by_our_clock(item, ahead) for item in fetched.items if sound(item)]
         new = self._take(shard, role, sender, items)
         return [i.key for i in items if i.key not in new and self.absorb(shard, role, i)]
 

@@ -18,7 +18,6 @@ from hashlib import blake2b
 
 import msgspec
 from msgspec import Raw, Struct
-from msgspec.structs import replace
 
 from samesession.record import (
     COMMITS_KEPT,
@@ -108,18 +107,6 @@ def sound(item: Item) -> bool:
     if record is None:
         return mark is not None
     return mark is None and record.key == item.key and bool(record.commits)
-
-
-def by_our_clock(item: Item, ahead_ms: int) -> Item:
-    """An item that came from a server whose clock is ahead: its mark tells how long ago it ended.
-
-    A request is quiet for 30 s after the end (S6), which clocks that differ would make longer or
-    shorter; a mark's time is in no digest, so each server has it by its own clock.
-    """
-    mark = item.mark
-    if mark is None or not ahead_ms:
-        return item
-    return replace(item, mark=replace(mark, at_ms=max(0, mark.at_ms - ahead_ms)))
 
 
 def changed(item: Item, change: Change) -> Item:

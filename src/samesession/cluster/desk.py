@@ -53,6 +53,7 @@ from samesession.cluster.wire import (
 from samesession.record import (
     Absent,
     Delta,
+    Ended,
     Ending,
     Key,
     Lost,
@@ -208,6 +209,9 @@ class Desk:
         outcome = self._promised(shard, delta)
         if outcome is None:
             outcome, written = merge(stored, delta)
+            if isinstance(written, Mark):  # every end is of the time by which it is decided
+                written = replace(written, at_ms=self._state.now.wall_ms)
+                outcome = Ended(written)
             if written is not None:
                 carrier = asker if delta.ack == 1 else None
                 carries = self._write(shard, role, delta, before, written, carrier)

@@ -22,8 +22,13 @@ from msgspec.structs import replace
 
 from samesession.cluster import report
 from samesession.cluster.claims import Claims
+from samesession.cluster.clocks import (
+    answer_by_our_clock,
+    item_by_our_clock,
+    question_by_our_clock,
+)
 from samesession.cluster.comparing import Comparing
-from samesession.cluster.copies import Item, by_our_clock, changed, healed, packed, sound, unpacked
+from samesession.cluster.copies import Item, changed, healed, packed, sound, unpacked
 from samesession.cluster.counter import Counter
 from samesession.cluster.desk import Desk
 from samesession.cluster.digest import bucket_of, sum_of
@@ -321,7 +326,7 @@ class Replica:
             self._claims.learn(Fence(claim.shard, claim.epoch, peer.name, peer.boot))
             self._claims.moved.add(claim.shard)  # it was promised before, and is served now
         for item in news.endings:
-            self._hear_of_an_end(by_our_clock(item, peer.skew_ms))
+            self._hear_of_an_end(item_by_our_clock(item, peer.skew_ms))
 
     def _hear_of_an_end(self, item: Item) -> None:
         state, copy = self._state, self._state.shelf.get(item.key)
@@ -345,7 +350,7 @@ class Replica:
 
         Without a lease this server may have been given up meanwhile, and what it keeps with it.
         """
-        message = frame.message
+        message = answer_by_our_clock(frame.message, self._members.skew_of(frame.sender))
         if not isinstance(message, Committed) or message.carries is None:
             return message
         # The third owner tells the authority soon that it has it, and nobody waits for us.
@@ -398,7 +403,7 @@ class Replica:
             if sent is None:
                 state.counts["unsound"] += 1
                 continue
-            item = by_our_clock(sent, ahead_ms)
+            item = item_by_our_clock(sent, ahead_ms)
             if state.shard_of(item.key) != shard:
                 continue
             if item.key in came:
@@ -455,7 +460,8 @@ class Replica:
         return True
 
     def _answer(self, question: int, frame: Frame) -> None:
-        state, message = self._state, frame.message
+        state, ahead = self._state, self._members.skew_of(frame.sender)
+        message = question_by_our_clock(frame.message, ahead)
         match message:
             case Listing():
                 wanted = set(message.buckets)
@@ -468,10 +474,6 @@ class Replica:
                 items_ = tuple(item for item in found if item and over_at(item) > live)
                 state.reply(question, Fetched(items_), frame.protocol)
             case Load() | CommitDelta() | End() | Admit() | Admissions() | Holders() | EndMany():
-                if isinstance(message, End | EndMany):
-                    ending, ahead = message.ending, self._members.skew_of(frame.sender)
-                    ending = replace(ending, at_ms=max(0, ending.at_ms - ahead))
-                    message = replace(message, ending=ending)
                 self._desk.serve(
                     message,
                     lambda answer: state.reply(question, answer, frame.protocol),
