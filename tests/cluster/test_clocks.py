@@ -6,11 +6,13 @@ another server's clock forgets too soon, or remembers too long.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from samesession.cluster.settings import Now
+from samesession.cluster.wire import Beat, Frame
 from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.lifecycle import Lifecycle
@@ -25,7 +27,9 @@ from tests.cluster.test_replica import (
     changed,
     cluster,
     created,
+    ending,
     holding_news_back,
+    other_than,
     outcome,
 )
 
@@ -51,9 +55,10 @@ def apart(ahead_ms: int) -> tuple[World, Key, Host, Host]:
     return world, key, first, asker
 
 
-def ago_ms(host: Host, mark: Any) -> int:
+def lately(host: Host, mark: Any) -> bool:
+    """Whether something ended a moment ago by a server's clock."""
     assert isinstance(mark, Mark)
-    return host.now.wall_ms - mark.at_ms
+    return abs(host.now.wall_ms - mark.at_ms) < 1000
 
 
 @pytest.mark.parametrize("ahead_ms", [40_000, -40_000])
@@ -69,12 +74,32 @@ def test_whatever_answer_tells_of_an_end_tells_when_by_the_clock_of_who_asked(
         outcome(world, WorkerStore(first).end(key, ended))
         refused = outcome(world, store.commit(changed(world, key, b=b"2")))
         assert isinstance(refused, Ended)
-        assert 0 <= ago_ms(asker, refused.mark) < 1000
+        assert lately(asker, refused.mark)
         again = Ending(Reason.REVOKED, asker.now.wall_ms, b"once more")
-        assert 0 <= ago_ms(asker, outcome(world, store.end(key, again))) < 1000
+        assert lately(asker, outcome(world, store.end(key, again)))
         assert reads(asker, key) is None
-        assert 0 <= ago_ms(asker, outcome(world, store.load(key))) < 1000
-    assert 0 <= ago_ms(asker, reads(asker, key)) < 1000
+        assert lately(asker, outcome(world, store.load(key)))
+    assert lately(asker, reads(asker, key))
+
+
+@pytest.mark.parametrize("ahead_ms", [40_000, -40_000])
+def test_an_end_is_of_the_moment_in_which_its_authority_decides_it(ahead_ms: int) -> None:
+    """Whatever the clock of who asks, which it may not know yet."""
+    world, key = cluster(3), key_of("x")
+    first = authority_of(world, key)
+    asker = other_than(world, first)
+    asker.skew_ms, asker._now = ahead_ms, Now(0, 0)  # and no beat has told
+    outcome(world, WorkerStore(first).commit(created(world, key, "ann")))
+    logout = Ending(Reason.LOGOUT, asker.now.wall_ms, b"logout..")
+    outcome(world, WorkerStore(asker).end(key, logout))
+    assert lately(first, reads(first, key))
+    other = key_of("y")
+    outcome(world, WorkerStore(first).commit(created(world, other, "ann")))
+    revoked = Ending(Reason.REVOKED, asker.now.wall_ms, b"everyone")
+    assert outcome(world, WorkerStore(asker).end_all("ann", revoked)) == 1
+    second = authority_of(world, other)
+    assert second is not asker
+    assert lately(second, reads(second, other))
 
 
 @pytest.mark.parametrize("ahead_ms", [40_000, -40_000])
@@ -85,8 +110,63 @@ def test_what_was_emptied_ended_by_the_clock_of_the_authority(ahead_ms: int) -> 
     emptied = outcome(world, WorkerStore(asker).commit(last))
     assert isinstance(emptied, Ended)
     assert emptied.mark.reason is Reason.EMPTIED
-    assert 0 <= ago_ms(asker, emptied.mark) < 1000
-    assert 0 <= ago_ms(first, reads(first, key)) < 1000
+    assert lately(asker, emptied.mark)
+    assert lately(first, reads(first, key))
+
+
+def deaf_to_beats(host: Host) -> Callable[..., None]:
+    """Beats do not reach a server; all else does."""
+    receive = host.receive
+
+    def without(event: Callable[[Any], Any]) -> None:
+        def hearing(agent: Any) -> Any:
+            loads = agent._loads
+
+            def read(raw: bytes) -> Frame | None:
+                frame = loads(raw)
+                return None if frame and isinstance(frame.message, Beat) else frame
+
+            agent._loads = read
+            try:
+                return event(agent)
+            finally:
+                agent._loads = loads
+
+        receive(hearing)
+
+    return without
+
+
+def test_a_copy_of_an_end_waits_until_its_senders_clock_is_known() -> None:
+    """An agent that starts anew is compared with before it has heard a beat."""
+    world, key = cluster(3), key_of("x")
+    first = authority_of(world, key)
+    anew = other_than(world, first)
+    outcome(world, WorkerStore(first).commit(created(world, key)))
+    anew.stop(workers=False)
+    world.run(world.now + 200)
+    outcome(world, WorkerStore(first).end(key, ending(world)))
+    anew.skew_ms, anew._now = 40_000, Now(0, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anew, "receive", deaf_to_beats(anew))
+        anew.start()
+        assert anew.agent is not None
+        assert world.run(world.now + 2000, lambda: bool(anew.agent.counts.get("clock_unknown")))
+        assert reads(anew, key) is None
+    assert world.run(world.now + 2000, lambda: isinstance(reads(anew, key), Mark))
+    assert abs(anew.now.wall_ms - reads(anew, key).at_ms) < 3000
+
+
+def test_a_clock_is_known_while_its_server_comes_back() -> None:
+    """Its next beat tells anew; until then what the last ones told counts."""
+    _, _, first, asker = apart(40_000)
+    members = asker.agent._members
+    assert abs(members.skew_of(first.name) + 40_000) < 100
+    for up in (False, True):
+        asker.receive(lambda agent, up=up: agent.linked(asker.now, first.name, up=up))
+        assert abs(members.skew_of(first.name) + 40_000) < 100
+    clock_of(first, ahead_ms=40_000)
+    assert abs(members.skew_of(first.name)) < 100
 
 
 def test_a_rotation_does_not_outrun_a_logout_on_a_server_whose_clock_is_ahead() -> None:

@@ -226,6 +226,7 @@ def test_shards_that_do_not_exist_are_refused() -> None:
 def test_a_full_map_takes_over_no_record_and_says_so_by_saying_nothing() -> None:
     made, shelf = replica()
     now = Now(2000, 10**9)
+    made.heard(now, CODEC.dumps(Beat(1, 10**9, 0, True, False, (), {})))  # its clock is known
     shard = shard_of(KEY, 8)
     mark = Item(Key("e" * 32), Stamp(1, 1), 10**12, None, Mark(Reason.LOGOUT, 1, b"12345678"), None)
     shelf.crammed = True

@@ -1,22 +1,22 @@
 """When something ended, told by this server's clock wherever it was told by another's.
 
+1. An end is of the moment in which its authority decides it, by that one's clock. A mark's time is
+   in no digest, so everybody else has it by his own, from the first that he is told.
+2. How much a server's clock is ahead its beats tell. A mark from one of which none has come yet
+   waits, to be sent again.
+
 A request is quiet for 30 s after the end (S6). Clocks that differ, as they may by a minute, would
 make that longer or shorter: a logout that was told of a rotation under way would take it for long
-ago, and leave alone what it moved to. A mark's time is in no digest, so each server has it by its
-own clock. Deadlines are as whoever set them meant them.
+ago, and leave alone what it moved to. Deadlines are as whoever set them meant them.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from msgspec.structs import replace
 
 from samesession.cluster.copies import Item
-from samesession.cluster.wire import Committed, End, EndMany, Loaded, Marked, Message
-from samesession.record import Ending, Mark
-
-E = TypeVar("E", Mark, Ending)
+from samesession.cluster.wire import Committed, Loaded, Marked, Message
+from samesession.record import Mark
 
 
 def item_by_our_clock(item: Item, ahead_ms: int) -> Item:
@@ -24,14 +24,6 @@ def item_by_our_clock(item: Item, ahead_ms: int) -> Item:
     if item.mark is None or not ahead_ms:
         return item
     return replace(item, mark=_earlier(item.mark, ahead_ms))
-
-
-def question_by_our_clock(asked: Message, ahead_ms: int) -> Message:
-    """What such a server asks for: an end is of the time by which it is decided here."""
-    match asked:
-        case End() | EndMany():
-            return replace(asked, ending=_earlier(asked.ending, ahead_ms))
-    return asked
 
 
 def answer_by_our_clock(answer: Message, ahead_ms: int) -> Message:
@@ -46,5 +38,5 @@ def answer_by_our_clock(answer: Message, ahead_ms: int) -> Message:
     return answer
 
 
-def _earlier(ended: E, by_ms: int) -> E:
-    return replace(ended, at_ms=max(0, ended.at_ms - by_ms))
+def _earlier(mark: Mark, by_ms: int) -> Mark:
+    return replace(mark, at_ms=max(0, mark.at_ms - by_ms))

@@ -221,7 +221,7 @@ class Comparing:
 
     def _absorb_all(self, shard: int, role: Role, sender: str, fetched: Fetched) -> list[Key]:
         """Merge what somebody sent; the keys of which they lack something."""
-        ahead = self._members.skew_of(sender)
+        ahead = self._members.skew_of(sender) or 0
         items = [item_by_our_clock(item, ahead) for item in fetched.items if sound(item)]
         new = self._take(shard, role, sender, items)
         return [i.key for i in items if i.key not in new and self.absorb(shard, role, i)]

@@ -209,7 +209,7 @@ class Desk:
         outcome = self._promised(shard, delta)
         if outcome is None:
             outcome, written = merge(stored, delta)
-            if isinstance(written, Mark):  # every end is of the time by which it is decided
+            if isinstance(written, Mark):  # of the moment in which it is decided, as every end
                 written = replace(written, at_ms=self._state.now.wall_ms)
                 outcome = Ended(written)
             if written is not None:
@@ -309,10 +309,14 @@ class Desk:
     def _finish(self, shard: int, role: Role, key: Key, ending: Ending) -> tuple[Mark, Item | None]:
         """End a record; returns the mark, and what is to be told to everybody."""
         before = self._state.held(key)
-        mark = finish(None if before is None else before.value, ending)
+        mark = finish(None if before is None else before.value, self._decided(ending))
         if before is None or before.mark is not mark:
             return mark, self._ended(shard, role, key, before, mark)
         return mark, self._not_told(key, before)
+
+    def _decided(self, ending: Ending) -> Ending:
+        """An end, of the moment in which it is decided (`samesession.cluster.clocks`)."""
+        return replace(ending, at_ms=self._state.now.wall_ms)
 
     def _not_told(self, key: Key, before: Item) -> Item | None:
         """An end that stood before, if everybody is to hear of it once more."""
@@ -400,18 +404,18 @@ class Desk:
     def _end_many(self, shard: int, role: Role, asked: EndMany, done: Do) -> None:
         keys = [*dict.fromkeys(k for k in asked.keys if self._state.shard_of(k) == shard)]
         marks, over, news, alive = [], list[Item](), list[Item](), 0
-        seq = self._state.shard(shard).seq
+        seq, ending = self._state.shard(shard).seq, self._decided(asked.ending)
         for key in keys:
             before = self._state.held(key)
-            mark = finish(None if before is None else before.value, asked.ending)
+            mark = finish(None if before is None else before.value, ending)
             if before is None or before.mark is not mark:
                 stamp = Stamp(role.epoch, seq + len(over) + 1)
                 over.append(self._over(key, before, mark, stamp))
             elif (told := self._not_told(key, before)) is not None:
                 news.append(told)
             was = None if before is None else before.record
-            ended = mark.token == asked.ending.token
-            alive += ended and (was is None or was.ends_ms > asked.ending.at_ms)
+            ended = mark.token == ending.token
+            alive += ended and (was is None or was.ends_ms > ending.at_ms)
             marks.append(Mark(mark.reason, mark.at_ms, mark.token, mark.successor))
         if over:
             self._claims.write_page(shard, role, over)

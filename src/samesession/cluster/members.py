@@ -49,6 +49,8 @@ class Peer:
         have: its news up to here are known; -1: none. It has said ``news``.
         ahead: its news beyond a gap.
         acked: our news that it has.
+        skews: how much its clock was ahead at its last beats; those before it was dropped count
+            until the next one.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Peer:
     settled: bool = False
     leaving: bool = False
     sees: tuple[str, ...] = ()
-    skews: deque[int] = field(default_factory=lambda: deque(maxlen=8))
+    skews: deque[int] = field(default_factory=deque)
     era: int = 0
 
     @property
@@ -112,6 +114,7 @@ class Members:
         self._departed: set[str] = set()
         self._known: dict[tuple[str, int], int] = {}
         self._boots: dict[str, set[int]] = {}
+        self._skews: dict[str, deque[int]] = {}
         self._unlinked: set[str] = set()
         self._doubtful = False
         self._was_quorate = False
@@ -222,6 +225,8 @@ class Members:
             self.doubters.add(name)
         peer.settled, peer.leaving = beat.settled, beat.leaving
         peer.sees, peer.news = beat.settled_peers, max(peer.news, beat.news)
+        if first:
+            peer.skews.clear()
         peer.skews.append(beat.wall_ms - now.wall_ms)
         if beat.stamp_ms > peer.stamp_ms:
             peer.stamp_ms, peer.stamp_at_ms = beat.stamp_ms, now.mono_ms
@@ -382,10 +387,9 @@ class Members:
             return False
         return peer.boot != boot or peer.acked >= number
 
-    def skew_of(self, name: str) -> int:
-        """How much a server's clock is ahead of ours, in milliseconds."""
-        peer = self.peers.get(name)
-        return 0 if peer is None else peer.skew_ms
+    def skew_of(self, name: str) -> int | None:
+        """How much a server's clock is ahead of ours, in milliseconds; None: no beat has told."""
+        return max(self._skews.get(name, ()), default=None)
 
     def far_off(self) -> dict[str, int]:
         """Whose clocks differ too much from ours, and by how many milliseconds they are ahead."""
@@ -399,7 +403,8 @@ class Members:
     # -- inside ------------------------------------------------------------------------------------
 
     def _met(self, name: str) -> Peer:
-        peer = self.peers[name] = Peer(name)
+        skews = self._skews.setdefault(name, deque(maxlen=8))
+        peer = self.peers[name] = Peer(name, skews=skews)
         self._departed.discard(name)
         self.change()
         if name not in self._state.members or name in self._state.forgotten:

@@ -22,11 +22,7 @@ from msgspec.structs import replace
 
 from samesession.cluster import report
 from samesession.cluster.claims import Claims
-from samesession.cluster.clocks import (
-    answer_by_our_clock,
-    item_by_our_clock,
-    question_by_our_clock,
-)
+from samesession.cluster.clocks import answer_by_our_clock, item_by_our_clock
 from samesession.cluster.comparing import Comparing
 from samesession.cluster.copies import Item, changed, healed, packed, sound, unpacked
 from samesession.cluster.counter import Counter
@@ -350,7 +346,7 @@ class Replica:
 
         Without a lease this server may have been given up meanwhile, and what it keeps with it.
         """
-        message = answer_by_our_clock(frame.message, self._members.skew_of(frame.sender))
+        message = answer_by_our_clock(frame.message, self._members.skew_of(frame.sender) or 0)
         if not isinstance(message, Committed) or message.carries is None:
             return message
         # The third owner tells the authority soon that it has it, and nobody waits for us.
@@ -394,16 +390,20 @@ class Replica:
             late = self._later.pop((sender, boot), ())
             self._state.tell(sender, Ack((*late, number)))
 
-    def _keep(self, shard: int, items: Iterable[Raw], ahead_ms: int) -> bool:
-        """Take items in; False if there was no room for all: who sent them will again."""
+    def _keep(self, shard: int, items: Iterable[Raw], ahead_ms: int | None) -> bool:
+        """Take items in; False if not all could be taken: who sent them will again."""
         state, came = self._state, dict[Key, tuple[Item, Raw]]()
-        known: list[Item] = []
+        known, all_ = list[Item](), True
         for raw in items:
             sent = unpacked(raw)
             if sent is None:
                 state.counts["unsound"] += 1
                 continue
-            item = item_by_our_clock(sent, ahead_ms)
+            if sent.mark is not None and ahead_ms is None:
+                state.counts["clock_unknown"] += 1
+                all_ = False
+                continue
+            item = item_by_our_clock(sent, ahead_ms or 0)
             if state.shard_of(item.key) != shard:
                 continue
             if item.key in came:
@@ -413,15 +413,14 @@ class Replica:
         here = state.shelf.known(shard, [*came])
         known = [came[key][0] for key in came if key in here] + known
         fresh = [pair for key, pair in came.items() if key not in here]
-        room = not fresh or state.shelf.room_for_copies()
-        if not room:
+        if fresh and not state.shelf.room_for_copies():
             records = [item for item, _ in fresh if item.mark is None]
             state.counts["no_room"] += len(records)
             fresh = [pair for pair in fresh if pair[0].mark is not None]
-            room = not records
+            all_ = all_ and not records
         if fresh:
             state.hold_new(shard, fresh)
-        return self._merge(shard, known) and room
+        return self._merge(shard, known) and all_
 
     def _merge(self, shard: int, items: list[Item]) -> bool:
         """Take in items that mostly are here already; False if there was no room for all."""
@@ -460,8 +459,7 @@ class Replica:
         return True
 
     def _answer(self, question: int, frame: Frame) -> None:
-        state, ahead = self._state, self._members.skew_of(frame.sender)
-        message = question_by_our_clock(frame.message, ahead)
+        state, message = self._state, frame.message
         match message:
             case Listing():
                 wanted = set(message.buckets)
