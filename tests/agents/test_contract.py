@@ -72,8 +72,7 @@ class AnyServer:
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         mark = await next(self._next).end(key, ending)
-        self._over.setdefault(key, mark)
-        return mark
+        return self._by_one_clock(self._over.setdefault(key, mark), mark)
 
     async def admit(
         self,
