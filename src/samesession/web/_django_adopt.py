@@ -153,7 +153,8 @@ def _reader(given: Any) -> Reader | StoredReader:
             f'SAMESESSION["adopt"]: {given!r} is no session engine: {error}'
         ) from None
     if issubclass(store, db.SessionStore):
-        if settings.configured and "django.contrib.sessions" not in settings.INSTALLED_APPS:
+        djangos = store.get_model_class.__func__ is db.SessionStore.get_model_class.__func__
+        if djangos and "django.contrib.sessions" not in settings.INSTALLED_APPS:
             raise ConfigError(
                 f'SAMESESSION["adopt"]: {given!r} needs "django.contrib.sessions" in '
                 "INSTALLED_APPS until its sessions have moved"

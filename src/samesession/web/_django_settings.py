@@ -114,6 +114,15 @@ def _cookie() -> Cookie:
         raise ConfigError(said) from None
 
 
+def is_engine() -> bool:
+    """Whether SESSION_ENGINE is ours, or one that extends it."""
+    try:
+        store = import_string(f"{settings.SESSION_ENGINE}.SessionStore")
+    except ImportError:  # Django's business
+        return False
+    return any(kind.__module__ == ENGINE for kind in store.__mro__)
+
+
 def check_middleware() -> None:
     """Refuse a list of middleware that gives a request no session, or two.
 
@@ -141,7 +150,7 @@ def _is_session_middleware(name: str) -> bool:
 
 def check_settings(**_given: object) -> list[checks.CheckMessage]:
     """Django's system checks, for ``manage.py check``; a server says the errors when it starts."""
-    if settings.SESSION_ENGINE != ENGINE:  # another one's business
+    if not is_engine():  # another one's business
         return []
     found: list[checks.CheckMessage] = []
     tried: tuple[Callable[[], object], ...] = (get_sessions, check_middleware)

@@ -7,12 +7,14 @@ settings. What it keeps as the session's key is our token; the application sees 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TypeVar
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.core.exceptions import AppRegistryNotReady
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -26,7 +28,13 @@ from samesession.session import Session
 from samesession.token import Token
 from samesession.web._django_adopt import old_cookies
 from samesession.web._django_answers import complete
-from samesession.web._django_settings import ENGINE, LOGIN_KEYS, check_middleware, get_sessions
+from samesession.web._django_settings import (
+    ENGINE,
+    LOGIN_KEYS,
+    check_middleware,
+    get_sessions,
+    is_engine,
+)
 
 __all__ = ["Config", "SessionStore", "get_sessions"]
 
@@ -350,11 +358,13 @@ class Config(AppConfig):
     label = "samesession"
 
     def ready(self) -> None:
-        """Stop a server whose requests would have no session, or two; commands run the checks."""
-        if settings.SESSION_ENGINE == ENGINE:
+        """Stop a server whose settings are wrong, or whose requests would have no session."""
+        if is_engine():
+            get_sessions()
             check_middleware()
 
 
 complete(SessionStore)
 if settings.configured and settings.SESSION_ENGINE == ENGINE:
-    get_sessions()  # wrong settings stop the server here
+    with suppress(AppRegistryNotReady):  # an old engine with a model of its own; `Config` goes on
+        get_sessions()  # wrong settings stop the server here
