@@ -11,10 +11,19 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from markupsafe import Markup
+from starlette.datastructures import Secret
 from starlette.middleware.sessions import SessionMiddleware as StarlettesOwn
 
 from samesession import Cookie, Sessions
-from samesession.adopt import FlaskCookie, StarletteCookie
+from samesession.adopt import (
+    AiohttpFernetCookie,
+    AiohttpNaClCookie,
+    FlaskCookie,
+    FlaskSessionRedis,
+    StarletteCookie,
+    StarsessionsRedis,
+)
+from samesession.errors import ConfigError
 from samesession.web.asgi import SessionMiddleware
 from samesession.web.fastapi import SessionDep
 from samesession.web.flask import init_app
@@ -82,6 +91,32 @@ async def test_a_cookie_of_the_same_name_is_replaced() -> None:
     assert answer.json() == {"basket": ["tea"]}
     (cookie,) = answer.headers.get_list("set-cookie")
     assert "Max-Age" not in cookie
+
+
+async def test_the_key_may_be_what_starlettes_page_about_settings_makes_of_it() -> None:
+    sessions = sessions_with(StarletteCookie(Secret(SECRET)))
+    answer = await asked(shop(sessions), await starlettes_cookie(basket=["tea"]))
+    assert answer.json() == {"basket": ["tea"]}
+
+
+@pytest.mark.parametrize(
+    ("reader", "says"),
+    [
+        (lambda: StarletteCookie(SECRET, max_age=1209600), r"timedelta\(seconds=1209600\)"),
+        (lambda: AiohttpNaClCookie(b"x" * 32, max_age=None), r"write max_age=timedelta\(days=14\)"),
+        (lambda: StarsessionsRedis("redis://h", max_age=3600), r"timedelta\(seconds=3600\)"),
+        (lambda: FlaskCookie(None), r"FlaskCookie\(None\).*the old site's"),
+        (lambda: StarletteCookie(""), "has no key"),
+        (lambda: AiohttpFernetCookie(b"short"), "AiohttpFernetCookie.*32 url-safe"),
+        (lambda: AiohttpFernetCookie(7), "AiohttpFernetCookie"),
+        (lambda: AiohttpNaClCookie(b"short"), "AiohttpNaClCookie.*32 bytes"),
+        (lambda: FlaskSessionRedis("redis://h", signed_with=True), "give it the old SECRET_KEY"),
+    ],
+)
+def test_a_wrong_word_is_said_at_the_start(reader: Any, says: str) -> None:
+    """In the words of the old libraries, who count in seconds."""
+    with pytest.raises(ConfigError, match=says):
+        reader()
 
 
 @pytest.mark.parametrize(

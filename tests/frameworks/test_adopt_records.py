@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import quart
 import redis
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
 from aiohttp_session.nacl_storage import NaClCookieStorage
+from cryptography.fernet import Fernet
 
 from frameworks.old_sites import (
     OLD_SITES,
@@ -315,11 +317,21 @@ async def test_one_session_too_many_means_a_stranger(old_engine: Engine) -> None
     await sessions.close()
 
 
-@pytest.mark.parametrize("kind", ["fernet", "nacl"])
-async def test_aiohttps_encrypted_cookies_move_in(kind: str) -> None:
-    key = b"0123456789abcdef0123456789abcdef"
-    storage = EncryptedCookieStorage(key) if kind == "fernet" else NaClCookieStorage(key)
-    reader = AiohttpFernetCookie(key) if kind == "fernet" else AiohttpNaClCookie(key)
+A_KEY = b"0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("its", "ours", "key"),
+    [
+        (EncryptedCookieStorage, AiohttpFernetCookie, A_KEY),
+        (EncryptedCookieStorage, AiohttpFernetCookie, Fernet(urlsafe_b64encode(A_KEY))),
+        (EncryptedCookieStorage, AiohttpFernetCookie, urlsafe_b64encode(A_KEY).decode()),
+        (NaClCookieStorage, AiohttpNaClCookie, A_KEY),
+    ],
+    ids=["bytes", "Fernet", "text", "NaCl"],
+)
+async def test_aiohttps_encrypted_cookies_move_in(its: Any, ours: Any, key: Any) -> None:
+    storage, reader = its(key), ours(key)
     cookie = await by_aiohttp_session(storage, DATA)
     plain = Cookie(secure=False)
     sessions = Sessions.from_url("memory://", cookie=plain, adopt=[reader], principal_key="user")

@@ -13,30 +13,44 @@ from datetime import timedelta
 from hashlib import sha1
 from typing import Any
 
-from samesession.adopt.formats import contents, library, untagged
+from samesession.adopt.formats import age_of, contents, library, untagged
+from samesession.errors import ConfigError
 
 
-class StarletteCookie:
+class _Cookie:
+    """What every reader of one is told, and what is wrong with it."""
+
+    def __init__(
+        self, key: object, cookie: str, max_age: timedelta, path: str, domain: str | None
+    ) -> None:
+        if not key:
+            raise ConfigError(
+                f"adopt=[{type(self).__name__}({key!r})] has no key; give it the old site's"
+            )
+        self.cookie, self.path, self.domain = cookie, path, domain
+        self._max_age_s = int(age_of(max_age, self).total_seconds())
+
+
+class StarletteCookie(_Cookie):
     """Starlette's and FastAPI's signed cookie (``starlette.middleware.sessions``)."""
 
     def __init__(
         self,
-        secret_key: str,
+        secret_key: object,
         *,
         cookie: str = "session",
         max_age: timedelta = timedelta(days=14),
         path: str = "/",
         domain: str | None = None,
     ) -> None:
-        """As the old middleware was configured.
+        """As the old middleware was configured; the key may be a `Secret` of Starlette's.
 
         Raises:
-            ConfigError: itsdangerous is missing.
+            ConfigError: a wrong word, or itsdangerous is missing.
         """
-        self.cookie, self.path, self.domain = cookie, path, domain
-        self._max_age_s = int(max_age.total_seconds())
+        super().__init__(secret_key, cookie, max_age, path, domain)
         itsdangerous = library("itsdangerous", "itsdangerous", "StarletteCookie")
-        self._signer = itsdangerous.TimestampSigner(secret_key)
+        self._signer = itsdangerous.TimestampSigner(str(secret_key))
 
     def read(self, value: str) -> dict[str, Any] | None:
         """See `Reader`."""
@@ -44,12 +58,12 @@ class StarletteCookie:
         return contents(json.loads(b64decode(data, validate=True)))
 
 
-class FlaskCookie:
+class FlaskCookie(_Cookie):
     """Flask's and Quart's signed cookie, with its tagged types."""
 
     def __init__(
         self,
-        secret_key: str,
+        secret_key: str | bytes | None,
         *,
         cookie: str = "session",
         max_age: timedelta = timedelta(days=31),
@@ -59,10 +73,9 @@ class FlaskCookie:
         """As the old application was configured; ``max_age`` is PERMANENT_SESSION_LIFETIME.
 
         Raises:
-            ConfigError: itsdangerous is missing.
+            ConfigError: a wrong word, or itsdangerous is missing.
         """
-        self.cookie, self.path, self.domain = cookie, path, domain
-        self._max_age_s = int(max_age.total_seconds())
+        super().__init__(secret_key, cookie, max_age, path, domain)
         self._serializer = library(
             "itsdangerous", "itsdangerous", "FlaskCookie"
         ).URLSafeTimedSerializer(
@@ -76,12 +89,12 @@ class FlaskCookie:
         return contents(untagged(self._serializer.loads(value, max_age=self._max_age_s)))
 
 
-class AiohttpFernetCookie:
+class AiohttpFernetCookie(_Cookie):
     """aiohttp-session's ``EncryptedCookieStorage``."""
 
     def __init__(
         self,
-        secret_key: str | bytes,
+        secret_key: Any,
         *,
         cookie: str = "AIOHTTP_SESSION",
         max_age: timedelta = timedelta(days=14),
@@ -90,14 +103,26 @@ class AiohttpFernetCookie:
     ) -> None:
         """As the old storage was configured; one without ``max_age`` believed a cookie for ever.
 
+        Args:
+            secret_key: what the storage was given: 32 bytes, text, or a `Fernet`.
+            cookie: the storage's ``cookie_name``.
+            max_age: how long a cookie shall be believed.
+            path: of the old cookie.
+            domain: of the old cookie.
+
         Raises:
-            ConfigError: cryptography is missing.
+            ConfigError: a wrong word, or cryptography is missing.
         """
-        self.cookie, self.path, self.domain = cookie, path, domain
-        self._max_age_s = int(max_age.total_seconds())
-        key = secret_key if isinstance(secret_key, str) else urlsafe_b64encode(secret_key)
+        super().__init__(secret_key, cookie, max_age, path, domain)
         fernet = library("cryptography.fernet", "cryptography", "AiohttpFernetCookie")
-        self._fernet = fernet.Fernet(key)
+        if isinstance(secret_key, fernet.Fernet):
+            self._fernet = secret_key
+            return
+        try:
+            text = isinstance(secret_key, str)
+            self._fernet = fernet.Fernet(secret_key if text else urlsafe_b64encode(secret_key))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"adopt=[AiohttpFernetCookie(…)]: {error}") from None
 
     def read(self, value: str) -> dict[str, Any] | None:
         """See `Reader`."""
@@ -105,7 +130,7 @@ class AiohttpFernetCookie:
         return aiohttp_contents(json.loads(raw), self._max_age_s)
 
 
-class AiohttpNaClCookie:
+class AiohttpNaClCookie(_Cookie):
     """aiohttp-session's ``NaClCookieStorage``."""
 
     def __init__(
@@ -120,11 +145,14 @@ class AiohttpNaClCookie:
         """As the old storage was configured; one without ``max_age`` believed a cookie for ever.
 
         Raises:
-            ConfigError: PyNaCl is missing.
+            ConfigError: a wrong word, or PyNaCl is missing.
         """
-        self.cookie, self.path, self.domain = cookie, path, domain
-        self._max_age_s = int(max_age.total_seconds())
-        self._box = library("nacl.secret", "pynacl", "AiohttpNaClCookie").SecretBox(secret_key)
+        super().__init__(secret_key, cookie, max_age, path, domain)
+        secret = library("nacl.secret", "pynacl", "AiohttpNaClCookie")
+        try:
+            self._box = secret.SecretBox(secret_key)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"adopt=[AiohttpNaClCookie(…)]: {error}") from None
 
     def read(self, value: str) -> dict[str, Any] | None:
         """See `Reader`."""

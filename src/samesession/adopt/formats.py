@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import Any
@@ -66,6 +67,21 @@ def untagged(value: Any) -> Any:
         if untag is not None:
             return untag(inner)
     return {key: untagged(item) for key, item in value.items()}
+
+
+def age_of(max_age: object, reader: object) -> timedelta:
+    """How long an old session is believed.
+
+    Raises:
+        ConfigError: seconds, as most old libraries count, or None, which would be for ever.
+    """
+    if isinstance(max_age, timedelta):
+        return max_age
+    write = f"timedelta(seconds={max_age})" if isinstance(max_age, int) else "timedelta(days=14)"
+    raise ConfigError(
+        f"adopt=[{type(reader).__name__}(…)]: max_age={max_age!r} is no timedelta; "
+        f"write max_age={write}"
+    )
 
 
 def library(name: str, pip: str, wants: str) -> Any:

@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from samesession.adopt.cookies import aiohttp_contents
-from samesession.adopt.formats import dict_from, from_json, from_msgpack, library, untagged
+from samesession.adopt.formats import age_of, dict_from, from_json, from_msgpack, library, untagged
+from samesession.errors import ConfigError
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16,128}")
 """No colon, dot or slash: whoever invents an id shall not reach another key of that Redis."""
@@ -30,7 +31,7 @@ class FlaskSessionRedis:
         *,
         cookie: str = "session",
         prefix: str = "session:",
-        signed_with: str | None = None,
+        signed_with: str | bytes | None = None,
         max_age: timedelta = timedelta(days=31),
         path: str = "/",
         domain: str | None = None,
@@ -47,14 +48,19 @@ class FlaskSessionRedis:
             domain: of the old cookie.
 
         Raises:
-            ConfigError: itsdangerous is missing, which ``signed_with`` needs.
+            ConfigError: a wrong word, or itsdangerous is missing, which ``signed_with`` needs.
         """
-        self.url, self.max_age = url, max_age
+        self.url, self.max_age = url, age_of(max_age, self)
         self.cookie, self.path, self.domain = cookie, path, domain
         self._prefix = prefix
         self._signer = None
         if signed_with is not None:
             itsdangerous = library("itsdangerous", "itsdangerous", type(self).__name__)
+            if not isinstance(signed_with, str | bytes):
+                raise ConfigError(
+                    f"adopt=[{type(self).__name__}(…)]: signed_with={signed_with!r} is no key; "
+                    "give it the old SECRET_KEY"
+                )
             self._signer = itsdangerous.Signer(signed_with, salt=self._salt, key_derivation="hmac")
 
     def name(self, value: str) -> str | None:
@@ -94,7 +100,7 @@ class StarsessionsRedis:
         domain: str | None = None,
     ) -> None:
         """As the old middleware and store were configured; ``max_age`` is lifetime or gc_ttl."""
-        self.url, self.max_age = url, max_age
+        self.url, self.max_age = url, age_of(max_age, self)
         self.cookie, self.path, self.domain = cookie, path, domain
         self._prefix = prefix
 
@@ -122,7 +128,7 @@ class AiohttpSessionRedis:
         domain: str | None = None,
     ) -> None:
         """As the old storage was configured."""
-        self.url, self.max_age = url, max_age
+        self.url, self.max_age = url, age_of(max_age, self)
         self.cookie, self.path, self.domain = cookie, path, domain
 
     def name(self, value: str) -> str | None:
@@ -157,7 +163,7 @@ class LitestarRedis:
             path: of the old cookie.
             domain: of the old cookie.
         """
-        self.url, self.max_age = url, max_age
+        self.url, self.max_age = url, age_of(max_age, self)
         self.cookie, self.path, self.domain = cookie, path, domain
         self._prefix = f"{namespace}:" if namespace else ""
 
