@@ -10,14 +10,6 @@ from uuid import UUID
 import flask
 import pytest
 from flask import Flask, flash, get_flashed_messages, render_template_string, session
-from flask_login import (
-    LoginManager,
-    UserMixin,
-    current_user,
-    login_required,
-    login_user,
-    logout_user,
-)
 from markupsafe import Markup
 
 from samesession import Cookie, Sessions
@@ -202,98 +194,9 @@ def test_a_request_without_the_middleware_still_has_a_session(app: Flask) -> Non
 # -- Flask-Login -----------------------------------------------------------------------------------
 
 
-class User(UserMixin):
-    def __init__(self, name: str) -> None:
-        self.id = name
-
-
-@pytest.fixture
-def guarded(app: Flask) -> Flask:
-    app.secret_key = "only for the remember-me cookie"
-    manager = LoginManager(app)
-    manager.user_loader(User)
-
-    @app.get("/basket")
-    def basket() -> str:
-        session.setdefault("basket", []).append("tea")
-        return str(session["basket"])
-
-    @app.get("/login/<name>")
-    def login(name: str) -> str:
-        login_user(User(name))
-        return "ok"
-
-    @app.get("/logout")
-    def logout() -> str:
-        logout_user()
-        return "ok"
-
-    @app.get("/me")
-    @login_required
-    def me() -> str:
-        return str(current_user.id)
-
-    return app
-
-
 def cookie_of(client: Any) -> str:
     cookie = client.get_cookie("session")
     return cookie.value if cookie else ""
-
-
-def test_flask_login_rotates_at_login_and_ends_at_logout(
-    guarded: Flask, sessions: Sessions
-) -> None:
-    client, thief = guarded.test_client(), guarded.test_client()
-    client.get("/basket")
-    thief.set_cookie("session", cookie_of(client))
-    client.get("/login/ann")
-    assert client.get("/me").text == "ann"
-    assert client.get("/basket").text == "['tea', 'tea']"
-    assert thief.get("/me").status_code == 401
-    (held,) = sessions.blocking.held_by("ann")
-    assert held.user_agent.startswith("Werkzeug")
-    thief.set_cookie("session", cookie_of(client))
-    client.get("/logout")
-    assert sessions.blocking.held_by("ann") == []
-    assert (client.get("/me").status_code, thief.get("/me").status_code) == (401, 401)
-    assert client.get("/basket").text == "['tea', 'tea', 'tea']", "what is not the login's stays"
-
-
-def test_flask_login_over_another_user_starts_empty(guarded: Flask, sessions: Sessions) -> None:
-    client = guarded.test_client()
-    client.get("/login/ann")
-    client.get("/basket")
-    client.get("/login/bob")
-    assert client.get("/me").text == "bob"
-    assert client.get("/basket").text == "['tea']"
-    assert [len(sessions.blocking.held_by(name)) for name in ("ann", "bob")] == [0, 1]
-
-
-def test_an_administrator_ends_a_session_of_flask_login(guarded: Flask, sessions: Sessions) -> None:
-    client = guarded.test_client()
-    client.get("/login/ann")
-    assert sessions.blocking.end_all("ann") == 1
-    assert client.get("/me").status_code == 401
-
-
-def test_remember_me_and_strong_protection(guarded: Flask, sessions: Sessions) -> None:
-    guarded.extensions.get("login_manager", guarded.login_manager).session_protection = "strong"  # type: ignore[attr-defined]
-
-    @guarded.get("/remember/<name>")
-    def remember(name: str) -> str:
-        login_user(User(name), remember=True)
-        return "ok"
-
-    client = guarded.test_client()
-    client.get("/remember/ann", headers={"User-Agent": "hers"})
-    assert client.get("/me", headers={"User-Agent": "hers"}).text == "ann"
-    client.delete_cookie("session")
-    assert client.get("/me", headers={"User-Agent": "hers"}).text == "ann", "she is remembered"
-    assert len(sessions.blocking.held_by("ann")) == 2, "and has a session of her own again"
-    client.delete_cookie("remember_token")
-    assert client.get("/me", headers={"User-Agent": "another's"}).status_code == 401
-    assert len(sessions.blocking.held_by("ann")) == 1, "whose browser changed is signed out"
 
 
 def test_the_tutorials_login() -> None:

@@ -146,7 +146,8 @@ def check_mounted(app: object, kind: type, cookie: str, path: str = "") -> None:
 def another(found: object) -> ConfigError:
     """What to say of another library's layer that does the same."""
     kind: Any = found if isfunction(found) else type(found)
-    name = kind.__qualname__.partition(".<locals>")[0]
+    # A function inside another one is what that made; a class may be an application factory's.
+    name = kind.__qualname__.partition(".<locals>")[0] if isfunction(found) else kind.__name__
     return ConfigError(
         f"{kind.__module__}.{name} is installed beside samesession's; "
         "remove its line (samesession.adopt takes over what it kept)"
