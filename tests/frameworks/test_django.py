@@ -17,6 +17,7 @@ from django.conf import settings
 from django.contrib import auth, messages
 from django.contrib.auth import login, logout
 from django.contrib.auth.models import User
+from django.contrib.auth.signals import user_logged_in
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware
@@ -267,6 +268,36 @@ def test_login_rotates_and_logout_ends(client: Client) -> None:
     assert get_sessions().blocking.held_by(ann) == []
     client.cookies["sessionid"] = during
     assert client.get("/me/").content == b" []"
+
+
+@pytest.mark.parametrize("way", ["sign_in", pytest.param("asign_in", marks=since_5_1)])
+@pytest.mark.parametrize("before", [[], ["/keyed/"]], ids=["stranger", "visitor"])
+def test_the_key_that_a_receiver_of_the_login_sees_is_the_one_that_stays(
+    client: Client, before: list[str], way: str
+) -> None:
+    """Who allows one session a user keeps the key then, and ends the other one by it."""
+    kept: dict[str, str] = {}
+    ann = str(User.objects.get(username="ann").pk)
+    get_sessions().blocking.end_all(ann)
+
+    def one_session(sender: object, request: HttpRequest, user: User, **_more: object) -> None:
+        if user.username in kept:
+            SessionStore(kept[user.username]).delete()
+        kept[user.username] = request.session.session_key
+
+    other = Client()
+    user_logged_in.connect(one_session)
+    try:
+        for browser in (other, client):
+            for page in before:
+                browser.get(page)
+            browser.get(f"/{way}/?name=ann")
+            assert browser.get("/me/").content.startswith(b"ann")
+            assert browser.get("/keyed/").content.decode() == kept["ann"]
+    finally:
+        user_logged_in.disconnect(one_session)
+    assert not other.get("/me/").content.startswith(b"ann")
+    assert len(get_sessions().blocking.held_by(ann)) == 1
 
 
 def test_login_over_another_user_starts_empty(client: Client) -> None:

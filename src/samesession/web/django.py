@@ -23,7 +23,7 @@ from samesession.contents import Changes
 from samesession.errors import SessionTooLargeError, ValueNotStorableError
 from samesession.life import Client
 from samesession.lifecycle import Lifecycle
-from samesession.record import Record
+from samesession.record import Reason, Record
 from samesession.session import Session
 from samesession.token import Token
 from samesession.web._django_adopt import old_cookies
@@ -102,7 +102,12 @@ class SessionStore(SessionBase):
         """The session's name, the same until it is cycled: applications keep it, and load by it.
 
         The token has the version, too; it is what the middleware puts into its cookie.
+        Who asks while a login is under way (a receiver of ``user_logged_in``) has it stored at
+        once: only then its key is the one that stays, as Django's is.
         """
+        session = self.__dict__.get("_session_cache")
+        if session is not None and not self.answering and _signs_in(session):
+            ready(self._save(get_sessions().threads, session, must_create=False))
         value: str | None = self._session_key
         if value is None or self.answering:
             return value
@@ -327,6 +332,15 @@ def _token(core: Lifecycle, session_key: str | None) -> Token | None:
     value = session_key.encode("utf-8", "replace")
     token = core.commits.signer.loads(value, now_ms=core.commits.clock())
     return token if isinstance(token, Token) else None
+
+
+def _signs_in(session: Session) -> bool:
+    """Whether a login is under way, and can still be answered with its cookie."""
+    life = session._life
+    if life.started or life.leaving is Reason.LOGOUT or (life.quiet and life.keep_empty):
+        return False
+    who = dict.get(session, LOGIN_KEYS[0])
+    return life.leaving is Reason.LOGIN or (who is not None and str(who) != life.principal)
 
 
 def _is_over(session: Session) -> bool:
