@@ -388,6 +388,19 @@ def test_the_views_of_the_authentication(client: Client) -> None:
     user.save()
 
 
+def test_a_new_session_has_a_key_once_it_is_cycled() -> None:
+    store = SessionStore()
+    store.cycle_key()
+    assert store.exists(store.session_key)
+    key = store.session_key
+    store["a"] = 1
+    store.save()
+    assert (store.session_key, SessionStore(key)["a"]) == (key, 1)
+    store.cycle_key()
+    store.flush()
+    assert store.session_key is None
+
+
 def test_what_a_view_says_is_unmodified_is_not_saved() -> None:
     store = SessionStore()
     store["a"] = 1

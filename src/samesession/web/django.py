@@ -51,7 +51,7 @@ class SessionStore(SessionBase):
     def __init__(self, session_key: str | None = None) -> None:
         """Load nothing yet."""
         # Not `SessionBase.__init__`, which looks up a serializer that nobody asks for.
-        self._modified, self._deleted = False, False
+        self._modified = self._deleted = self._cycled = False
         self._disowned: Changes | None = None
         self.client: Callable[[], Client] = Client
         self.by_header = self.accessed = self.answering = False
@@ -102,15 +102,17 @@ class SessionStore(SessionBase):
         """The session's name, the same until it is cycled: applications keep it, and load by it.
 
         The token has the version, too; it is what the middleware puts into its cookie.
-        Who asks while a login is under way (a receiver of ``user_logged_in``) has it stored at
-        once: only then its key is the one that stays, as Django's is.
+        Who asks while a login is under way (a receiver of ``user_logged_in``), or after
+        `cycle_key`, has it stored at once: only then its key is the one that stays, as Django's is.
         """
-        session = self.__dict__.get("_session_cache")
-        if session is not None and not self.answering and _signs_in(session):
-            ready(self._save(get_sessions().threads, session, must_create=False))
+        if self.answering:
+            return self._session_key
+        session: Session | None = self.__dict__.get("_session_cache")
+        if session is not None and (self._cycled or _signs_in(session)):
+            self.save()
         value: str | None = self._session_key
-        if value is None or self.answering:
-            return value
+        if value is None:
+            return None
         core = get_sessions().threads
         token = _token(core, value)
         return value if token is None else core.commits.signer.name(token)
@@ -276,7 +278,7 @@ class SessionStore(SessionBase):
         await self._save(core, session, must_create=False)
 
     async def _save(self, core: Lifecycle, session: Session, must_create: bool) -> None:
-        life = session._life
+        life, self._cycled = session._life, False
         if self._deleted:
             raise UpdateError
         if must_create and life.record is not None:
@@ -303,12 +305,15 @@ class SessionStore(SessionBase):
         session._life.keep_empty = False
         await core.commit(session)
         self._session_key, self._deleted, self.modified = None, False, True
+        self._cycled = False
 
     async def _cycle(self, core: Lifecycle, session: Session) -> None:
         if session._life.record is not None:
             session.rotate()
             await core.commit(session)
             self._follow(session)
+        else:
+            self._cycled = True  # stored when its key is asked for: a login makes another one
         self.modified = True
 
     def _follow(self, session: Session) -> None:
