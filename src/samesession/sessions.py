@@ -123,12 +123,15 @@ class Sessions:
         if not isinstance(cookie, Cookie | None):
             raise ConfigError(f"cookie={cookie!r} is no Cookie; write cookie=Cookie(secure=False)")
         sessions = cls._checked(url, ring, limits, cookie or Cookie(), principal_key, carrier)
-        sessions.adopt = checked(adopt)
-        _ = sessions.old_loops
-        return sessions
+        return sessions._adopting(adopt)
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ) -> Sessions:
+    def from_env(
+        cls,
+        env: Mapping[str, str] = os.environ,
+        *,
+        adopt: Sequence[Reader | StoredReader] = (),
+    ) -> Sessions:
         """Make the sessions that the environment describes.
 
         ``SAMESESSION_URL``, ``SAMESESSION_KEYS`` (separated by spaces or commas) or
@@ -137,6 +140,10 @@ class Sessions:
         (its name), ``SAMESESSION_MAX_SIZE`` (``64KB``), ``SAMESESSION_MAX_SESSIONS`` (a number),
         ``SAMESESSION_ON_LIMIT`` (``evict-oldest``, ``reject``), ``SAMESESSION_PRINCIPAL_KEY``,
         ``SAMESESSION_CARRIER`` (``cookie``, ``header``, ``both``).
+
+        Args:
+            env: the variables.
+            adopt: as in `from_url`; no text says it.
 
         Raises:
             ConfigError: naming the variable, its value and the way out.
@@ -158,7 +165,8 @@ class Sessions:
         cookie = Cookie(name=env.get("SAMESESSION_COOKIE", ""), secure=secure == "1")
         principal_key = env.get("SAMESESSION_PRINCIPAL_KEY")
         carrier = env.get("SAMESESSION_CARRIER", "cookie")
-        return cls._checked(url, _keys(env), limits, cookie, principal_key, carrier)
+        sessions = cls._checked(url, _keys(env), limits, cookie, principal_key, carrier)
+        return sessions._adopting(adopt)
 
     @classmethod
     def _checked(
@@ -203,6 +211,11 @@ class Sessions:
                 "cluster:// can"
             )
         return sessions
+
+    def _adopting(self, readers: Sequence[Reader | StoredReader]) -> Sessions:
+        self.adopt = checked(readers)
+        _ = self.old_loops  # a wrong URL of an old store fails here
+        return self
 
     @property
     def counts(self) -> Counts:

@@ -93,6 +93,15 @@ async def test_a_cookie_of_the_same_name_is_replaced() -> None:
     assert "Max-Age" not in cookie
 
 
+async def test_a_site_whose_settings_stand_in_the_environment_takes_over_too() -> None:
+    env = {"SAMESESSION_URL": "memory://", "SAMESESSION_SECURE": "0"}
+    sessions = Sessions.from_env(env, adopt=[StarletteCookie(SECRET)])
+    answer = await asked(shop(sessions), await starlettes_cookie(basket=["tea"]))
+    assert answer.json() == {"basket": ["tea"]}
+    with pytest.raises(ConfigError, match="no list of readers"):
+        Sessions.from_env(env, adopt=[StarletteCookie])  # type: ignore[list-item]
+
+
 async def test_the_key_may_be_what_starlettes_page_about_settings_makes_of_it() -> None:
     sessions = sessions_with(StarletteCookie(Secret(SECRET)))
     answer = await asked(shop(sessions), await starlettes_cookie(basket=["tea"]))

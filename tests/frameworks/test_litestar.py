@@ -343,6 +343,25 @@ def test_excluded_paths_have_no_session(sessions: Sessions) -> None:
         assert client.get("/cart").json()["data"] == {}
 
 
+def test_hooks_around_a_handler(sessions: Sessions) -> None:
+    async def before(request: Asked) -> None:
+        request.session["asked"] = request.session.get("asked", 0) + 1
+
+    async def after_response(request: Asked) -> None:
+        request.session["answered"] = request.session.get("answered", 0) + 1
+        await sessions.commit(request.session)  # type: ignore[arg-type]
+
+    app = Litestar(
+        [show_cart],
+        middleware=[session_middleware(sessions)],
+        before_request=before,
+        after_response=after_response,
+    )
+    with TestClient(app) as client:
+        assert client.get("/cart").json()["data"] == {"asked": 1}
+        assert client.get("/cart").json()["data"] == {"asked": 2, "answered": 1}
+
+
 def test_a_second_layer_is_refused_at_the_start(sessions: Sessions) -> None:
     @get("/", middleware=[session_middleware(sessions)], sync_to_thread=False)
     def index() -> None: ...
