@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from msgspec.structs import replace
 
 from samesession.cluster import news
 from samesession.cluster.placement import EVERYBODY, shard_of
@@ -444,6 +445,37 @@ def test_a_commit_alone_is_weak_and_counted() -> None:
     assert store.weak
     assert host.agent is not None
     assert host.agent.counts["weak"] == 1
+
+
+def test_who_did_not_show_its_copies_in_time_is_waited_for_all_the_same() -> None:
+    """It obeys, and what it was sent last may be all that outlives its authority."""
+    world, key = cluster(2), key_of("x")
+    first = authority_of(world, key)
+    other = other_than(world, first)
+    outcome(world, WorkerStore(first).commit(created(world, key)))
+    world.run(world.now + 200)
+    assert first.agent is not None
+    assert other.agent is not None
+    shard = shard_of(key, 8)
+    copy = other.agent._state.held(key)
+    assert copy is not None
+    assert copy.record is not None
+    sooner = replace(copy.record, idle_until_ms=copy.record.idle_until_ms - HOUR_MS // 2)
+    other.agent._state.hold(shard, replace(copy, record=sooner))  # so the next round asks for it
+    sides = first.agent._claims.roles[shard].sides
+    assert world.run(world.now + 4000, lambda: not sides[other.name].merged)
+    world.cut = {(first.name, other.name), (other.name, first.name)}
+    world.run(world.now + 700)  # it was asked for half a second, and its beats are not missed yet
+    delta = changed(world, key, b=b"2")
+    with pytest.raises(StoreUnavailableError):
+        outcome(world, WorkerStore(first).commit(delta))
+    assert "weak" not in first.agent.counts
+    world.cut.clear()
+    assert isinstance(outcome(world, WorkerStore(first).commit(delta)), Applied)
+    copy = other.agent._state.held(key)
+    assert copy is not None
+    assert copy.record is not None
+    assert copy.record.values["b"] == b"2"
 
 
 def test_nobody_there_means_unknown_and_never_failed() -> None:

@@ -140,15 +140,15 @@ class Comparing:
                 if isinstance(message, Listed):
                     self._listed(shard, role, sender, side, buckets, message)
                 else:
-                    self._again(shard, role, sender)
+                    self._again(shard, sender)
 
         self._state.ask(sender, Listing(shard, tuple(buckets)), listed, within_ms=ASK_MS)
 
     def _current(self, shard: int, role: Role, sender: str, side: Side) -> bool:
         return self._claims.roles.get(shard) is role and role.sides.get(sender) is side
 
-    def _again(self, shard: int, role: Role, sender: str) -> None:
-        role.sides.pop(sender, None)
+    def _again(self, shard: int, sender: str) -> None:
+        """Compare anew; until then it obeys as before, and what it lacks is waited for."""
         if sender in self._members.peers:
             self._claims.letters.offer(sender, shard)
 
@@ -199,7 +199,7 @@ class Comparing:
                     push.extend(self._absorb_all(shard, role, sender, message))
                     self._pull(shard, role, sender, side, rest, push)
                 else:
-                    self._again(shard, role, sender)
+                    self._again(shard, sender)
 
         self._state.ask(sender, Fetch(shard, tuple(page)), fetched, within_ms=ASK_MS)
 
