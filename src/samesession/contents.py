@@ -8,6 +8,7 @@ their bytes. So a change inside a list is noticed, and a C library's change too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ from samesession.known import KNOWN, Known, known_of
 from samesession.life import UNKNOWN, Life
 from samesession.record import Record
 from samesession.storable import encode_or_keep, weight_of, weight_of_key
+
+log = logging.getLogger("samesession")
 
 _MISSING = object()
 _COMMITTED = object()  # stands for a value that a commit has replaced; only its bytes are known
@@ -77,6 +80,9 @@ class Contents(dict[str, Any]):
         *("_atoms", "_base", "_committed", "_fresh", "_lent", "_life", "_packed", "_raws"),
         *("_room", "_saved", "_used", "_written"),
     )
+
+    nested_is_meant = True
+    """Whether a nested change that cannot be stored is an error whoever made it (`forgets`)."""
 
     def __init__(self, life: Life) -> None:
         """Fill the dict from the record that was loaded, if any."""
@@ -238,10 +244,29 @@ class Contents(dict[str, Any]):
             ValueNotStorableError: see `changes`.
             SessionTooLargeError: see `changes`.
         """
-        changes = self.changes()
+        try:
+            changes = self.changes()
+        except (SessionTooLargeError, ValueNotStorableError) as error:
+            if self.nested_is_meant or not self.forgets(error):
+                raise
+            changes = self.changes()
         self._atoms = self._raws = None
         self._written = False
         return changes
+
+    def forgets(self, error: Exception) -> bool:
+        """Whether a nested change that cannot be stored was meant by nobody; it is gone then.
+
+        For frameworks whose own sessions do not notice nested changes: a page may put objects into
+        the rows of a stored cart to show them. Who sets, removes or marks something means it.
+        """
+        life = self._life
+        if self._written or life.typed or life.leaving is not None:
+            return False
+        log.warning("a nested change is not kept: %s", error)
+        self.restore()
+        life.told = False
+        return True
 
     def unchanged(self) -> bool:
         """Whether C calls can tell that nothing changed; False: compare closely."""

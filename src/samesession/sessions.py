@@ -244,6 +244,7 @@ class Sessions:
             NotSavedError: the session went on under another id meanwhile; the answer will be 503.
             ResponseStartedError: it would need a cookie, and the response has begun.
         """
+        session._written = True  # whoever says so means all of it (`Contents.forgets`)
         await self.loops.commit(session)
 
     async def finish(self, session: Session, *, failed: bool = False) -> None:
@@ -367,6 +368,7 @@ class BlockingSessions:
 
     def commit(self, session: Session) -> None:
         """As `Sessions.commit`."""
+        session._written = True
         ready(self._core.commit(session))
 
     def finish(self, session: Session, *, failed: bool = False) -> None:

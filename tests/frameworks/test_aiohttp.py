@@ -134,6 +134,8 @@ async def test_an_object_in_a_stored_row_is_shown_and_not_kept(sessions: Session
         session["row"]["product"] = 0 if how == "make" else object()
         if how == "changed":
             session.changed()
+        if how == "committed":
+            await sessions.commit(session)
         return web.Response(text=str(session["row"]["price"]))
 
     app = web.Application()
@@ -143,6 +145,7 @@ async def test_an_object_in_a_stored_row_is_shown_and_not_kept(sessions: Session
         await client.get("/make")
         assert [await (await client.get("/show")).text() for _ in range(2)] == ["9", "9"]
         assert (await client.get("/changed")).status == 500
+        assert (await client.get("/committed")).status == 500
 
 
 async def test_a_request_that_asks_for_no_session_loads_none(sessions: Sessions) -> None:

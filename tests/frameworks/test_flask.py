@@ -315,6 +315,8 @@ def test_objects_in_the_rows_of_a_stored_cart_are_shown_and_not_kept(
         row = session["cart"]["7"]
         row["product"] = object()
         session.modified = "marked" in flask.request.args
+        if "committed" in flask.request.args:
+            sessions.blocking.commit(session)
         return str(row["price"])
 
     client = app.test_client()
@@ -323,5 +325,6 @@ def test_objects_in_the_rows_of_a_stored_cart_are_shown_and_not_kept(
     assert "session['cart'] holds a object" in caplog.text
     with client.session_transaction() as kept:
         assert kept["cart"] == {"7": {"price": "9.90"}}
-    with pytest.raises(ValueNotStorableError):
-        client.get("/cart?marked=1")
+    for meant in ("marked", "committed"):
+        with pytest.raises(ValueNotStorableError):
+            client.get(f"/cart?{meant}=1")

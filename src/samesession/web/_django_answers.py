@@ -23,7 +23,7 @@ from samesession.errors import AnsweredError
 from samesession.session import Session
 from samesession.settings import Carrier
 from samesession.web._django_settings import get_sessions
-from samesession.web._http import client_of, forgets, nothing_left, refusal
+from samesession.web._http import client_of, nothing_left, refusal
 
 log = logging.getLogger("samesession")
 
@@ -123,7 +123,7 @@ def _djangos_own(self: Any, request: Any, response: Any) -> Any:
     finally:
         store.answering = False
     if store.unstorable is not None and not store._modified:
-        forgets(store._session, store.unstorable)
+        store._session.forgets(store.unstorable)
     return response
 
 

@@ -169,21 +169,6 @@ async def nothing_left(core: Lifecycle, session: Session) -> None:
     )
 
 
-def forgets(session: Session, error: Exception) -> bool:
-    """Whether a nested change that cannot be stored was meant by nobody; it is gone then.
-
-    For frameworks whose own sessions do not notice nested changes: a page may put objects into the
-    rows of a stored cart to show them. Who sets, removes or marks something means it.
-    """
-    life = session._life
-    if session._written or life.typed or life.leaving is not None:
-        return False
-    log.warning("a nested change is not kept: %s", error)
-    session.restore()
-    life.told = False
-    return True
-
-
 def refusal(error: Exception | None) -> tuple[int, Headers, bytes]:
     """Status, headers and body where something was not done, or nobody knows (503).
 

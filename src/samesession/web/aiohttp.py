@@ -17,12 +17,7 @@ from aiohttp import web
 from aiohttp.hdrs import COOKIE
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from samesession.errors import (
-    AnsweredError,
-    ConfigError,
-    SessionTooLargeError,
-    ValueNotStorableError,
-)
+from samesession.errors import AnsweredError, ConfigError
 from samesession.life import Client
 from samesession.lifecycle import Lifecycle
 from samesession.record import Key
@@ -33,7 +28,6 @@ from samesession.web._checks import another, called_as, check_application, check
 from samesession.web._http import (
     CookieCodec,
     client_of,
-    forgets,
     nothing_left,
     refusal,
 )
@@ -51,6 +45,7 @@ class AiohttpSession(Session):
     """A session with the attributes that aiohttp-session's documentation names."""
 
     __slots__ = ()
+    nested_is_meant = False
 
     @property
     def new(self) -> bool:
@@ -253,18 +248,10 @@ class _Adapter:
         """Commit, or see that nothing is left when the response has begun already."""
         if not session._life.started:
             if not self._core.only_read(session):
-                await self._finish(session)
+                await self._core.finish(session)
             visit.committed = True
         elif self._core.uncommitted(session):
             await nothing_left(self._core, session)
-
-    async def _finish(self, session: Session) -> None:
-        try:
-            await self._core.finish(session)
-        except (SessionTooLargeError, ValueNotStorableError) as error:
-            if not forgets(session, error):
-                raise
-            await self._core.finish(session)
 
     async def _failed(self, visit: _Visit, error: Exception) -> web.Response:
         session = visit.session
@@ -291,9 +278,9 @@ class _Adapter:
         kind = type(response)
         if visit.committed:
             if self._core.uncommitted(session):  # by another one's signal
-                await self._finish(session)
+                await self._core.finish(session)
         elif not (visit.failed or kind is _Refusal or self._core.only_read(session)):
-            await self._finish(session)
+            await self._core.finish(session)
         session._life.started = True
         if session._used:
             self._say(session, response)

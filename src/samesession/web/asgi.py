@@ -12,12 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from samesession.errors import (
-    AnsweredError,
-    ConfigError,
-    SessionTooLargeError,
-    ValueNotStorableError,
-)
+from samesession.errors import AnsweredError, ConfigError
 from samesession.life import Client
 from samesession.session import Session
 from samesession.sessions import Sessions
@@ -35,7 +30,6 @@ from samesession.web._http import (
     TOKEN_HEADER,
     CookieCodec,
     client_of,
-    forgets,
     nothing_left,
     refusal,
 )
@@ -57,8 +51,6 @@ class SessionMiddleware:
     kind: type[Session] = Session
     login_keys: Sequence[str] = ()
     """Where the framework's own login marks who it is, unless ``principal_key`` says otherwise."""
-    nested_is_meant = True
-    """Whether a nested change that cannot be stored is an error (`forgets`)."""
 
     @called_as("app.add_middleware(SessionMiddleware, sessions=sessions)")
     def __init__(self, app: App, sessions: Sessions) -> None:
@@ -158,10 +150,6 @@ class SessionMiddleware:
             life.refused = True
             await _refuse(error, send)
             return
-        except (SessionTooLargeError, ValueNotStorableError) as error:
-            if self.nested_is_meant or not forgets(session, error):
-                raise
-            await self._core.finish(session)
         life.started = True
         await send(self.headers(session, message))
 

@@ -42,6 +42,7 @@ class FlaskSession(Session):
     """A session with the attributes that Flask's documentation names."""
 
     __slots__ = ()
+    nested_is_meant = False
 
     @property
     def new(self) -> bool:
@@ -69,7 +70,7 @@ cast(ABCMeta, SessionMixin).register(FlaskSession)
 
 
 class _Middleware(SessionMiddleware):
-    kind, login_keys, nested_is_meant = FlaskSession, LOGIN_KEYS, False
+    kind, login_keys = FlaskSession, LOGIN_KEYS
     served: Flask
 
     def open(self, environ: dict[str, Any]) -> Session:

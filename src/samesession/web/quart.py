@@ -32,7 +32,7 @@ from samesession.web.flask import (
 
 
 class _Middleware(SessionMiddleware):
-    kind, login_keys, nested_is_meant = FlaskSession, LOGIN_KEYS, False
+    kind, login_keys = FlaskSession, LOGIN_KEYS
     served: Quart
 
     def check(self) -> None:

@@ -15,12 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from samesession._bridge import ready
-from samesession.errors import (
-    AnsweredError,
-    ConfigError,
-    SessionTooLargeError,
-    ValueNotStorableError,
-)
+from samesession.errors import AnsweredError, ConfigError
 from samesession.lifecycle import Lifecycle
 from samesession.session import Session
 from samesession.sessions import BlockingSessions, Sessions
@@ -36,7 +31,6 @@ from samesession.web._checks import (
 from samesession.web._http import (
     CookieCodec,
     client_of,
-    forgets,
     nothing_left,
     refusal,
 )
@@ -55,8 +49,6 @@ class SessionMiddleware:
     kind: type[Session] = Session
     login_keys: Sequence[str] = ()
     """Where the framework's own login marks who it is, unless ``principal_key`` says otherwise."""
-    nested_is_meant = True
-    """Whether a nested change that cannot be stored is an error (`forgets`)."""
 
     @called_as("SessionMiddleware(app, sessions)")
     def __init__(self, app: App, sessions: Sessions) -> None:
@@ -199,12 +191,7 @@ class _Response:
         if self._said is None:
             raise AssertionError("the application sent a body before start_response (PEP 3333)")
         if not self._middleware._core.only_read(self._session):
-            try:
-                self._middleware._blocking.finish(self._session)
-            except (SessionTooLargeError, ValueNotStorableError) as error:
-                if self._middleware.nested_is_meant or not forgets(self._session, error):
-                    raise
-                self._middleware._blocking.finish(self._session)
+            self._middleware._blocking.finish(self._session)
         self._session._life.started = True
         status, headers, exc_info = self._said
         headers = self._middleware.headers(self._session, headers)
