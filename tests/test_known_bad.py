@@ -73,6 +73,14 @@ class LookThenWrite(MemoryStore):
         return outcome
 
 
+class BlindExchange(MemoryStore):
+    """S2, S4: puts what the sender made in the place of whatever stands there."""
+
+    def exchange(self, before: Record, after: Record, now_ms: int) -> bool:
+        self._stored[before.key] = after
+        return True
+
+
 class LastEndStands(MemoryStore):
     """S4: a later end writes over the first one's mark."""
 
@@ -180,6 +188,10 @@ BUILDS: dict[str, tuple[Break, Check]] = {
     "saves blindly": (
         stored_by(BlindSave),
         contract("test_deltas_to_different_keys_both_survive"),
+    ),
+    "exchanges blindly": (
+        stored_by(BlindExchange),
+        contract("test_an_exchange_is_refused_once_anybody_came_between"),
     ),
     "creates by a commit": (
         stored_by(Upsert),

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Annotated, NewType
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 Key = NewType("Key", str)
 """The engine's name of a record: a hash of the id, so that a dump of a store holds no cookie."""
@@ -269,7 +270,7 @@ def merge(stored: Record | Mark | None, delta: Delta) -> tuple[Outcome, Record |
 def alone(record: Record, delta: Delta, applied: Applied) -> bool:
     """Whether nobody else committed between the sender's snapshot and this change of a key."""
     commits = applied.commits
-    return commits[-2:-1] == record.commits[-1:] and commits[-1].token == delta.token
+    return record.commits[-1] in commits[-2:-1] and commits[-1].token == delta.token
 
 
 def after(record: Record, delta: Delta, applied: Applied) -> Record:
@@ -280,7 +281,7 @@ def after(record: Record, delta: Delta, applied: Applied) -> Record:
         applied.commits,
         applied.seen_ms,
         applied.idle_until_ms,
-        _merged(record.values, delta),
+        _merged(record.values, delta.sets, delta.removes),
     )
 
 
@@ -304,28 +305,42 @@ def _create(delta: Delta, origin: Origin) -> tuple[Outcome, Record]:
     return _applied(record), record
 
 
+def with_changes(
+    stored: Record, sets: Mapping[str, bytes], removes: tuple[str, ...], token: bytes, floor: int
+) -> Record:
+    """The record after a commit that changes keys; its deadlines are left alone."""
+    newest = Commit(max(stored.commits[-1].number, floor) + 1, token)
+    return Record(
+        stored.key,
+        stored.origin,
+        (*stored.commits[1 - COMMITS_KEPT :], newest),
+        stored.seen_ms,
+        stored.idle_until_ms,
+        _merged(stored.values, sets, removes),
+    )
+
+
 def _update(stored: Record, delta: Delta) -> tuple[Outcome, Record | Mark | None]:
-    commits, values = stored.commits, stored.values
-    seen_ms, idle_until_ms = stored.seen_ms, stored.idle_until_ms
+    record = stored
     if delta.sets or delta.removes:
-        values = _merged(values, delta)
-        if not (values or delta.keep_empty or stored.origin.principal is not None):
+        record = with_changes(stored, delta.sets, delta.removes, delta.token, delta.floor)
+        if not (record.values or delta.keep_empty or stored.origin.principal is not None):
             mark = Mark(Reason.EMPTIED, delta.now_ms, delta.token)
             return Ended(mark), mark
-        newest = Commit(max(commits[-1].number, delta.floor) + 1, delta.token)
-        commits = (*commits[1 - COMMITS_KEPT :], newest)
-    elif delta.idle_until_ms <= idle_until_ms:
+    elif delta.idle_until_ms <= stored.idle_until_ms:
         return _applied(stored), None
-    if delta.idle_until_ms > idle_until_ms:
-        seen_ms, idle_until_ms = max(seen_ms, delta.now_ms), delta.idle_until_ms
-    record = Record(stored.key, stored.origin, commits, seen_ms, idle_until_ms, values)
-    return Applied(commits, seen_ms, idle_until_ms, record), record
+    if delta.idle_until_ms > stored.idle_until_ms:
+        seen_ms = max(stored.seen_ms, delta.now_ms)
+        record = replace(record, seen_ms=seen_ms, idle_until_ms=delta.idle_until_ms)
+    return _applied(record), record
 
 
-def _merged(values: Mapping[str, bytes], delta: Delta) -> dict[str, bytes]:
-    merged = {**values, **delta.sets}
-    for name in delta.removes:
-        if name not in delta.sets:
+def _merged(
+    values: Mapping[str, bytes], sets: Mapping[str, bytes], removes: tuple[str, ...]
+) -> dict[str, bytes]:
+    merged = {**values, **sets}
+    for name in removes:
+        if name not in sets:
             merged.pop(name, None)
     return merged
 

@@ -6,6 +6,7 @@ one must pass is `samesession.testing.StoreContract`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -103,6 +104,25 @@ class Store(Protocol):
     async def close(self) -> None:
         """Let go of connections and files; a later call opens them again."""
         ...
+
+
+class Exchanging(ABC):
+    """What a store can do beside the protocol that has its records at hand, in this process."""
+
+    @abstractmethod
+    def exchange(self, before: Record, after: Record, now_ms: int) -> bool:
+        """Put a record in the place of the very one that `load` returned, in one atomic step.
+
+        The short way for most commits: nobody came between, so there is nothing to merge.
+
+        Args:
+            before: the object itself; one that only says the same is another one.
+            after: what `samesession.record.with_changes` makes of it.
+            now_ms: the sender's clock.
+
+        Returns:
+            False: nothing was done, for whatever reason; `Store.commit` decides and says why.
+        """
 
 
 async def end_with_successors(store: Store, key: Key, ending: Ending) -> Mark:

@@ -25,7 +25,7 @@ from samesession.record import (
     merge,
 )
 from samesession.settings import Quota, Url
-from samesession.store import Store
+from samesession.store import Exchanging, Store
 from samesession.stores.blob import dumps, forget_ms, loads, readable
 from samesession.stores.lmdb_map import (
     Map,
@@ -49,7 +49,7 @@ RESERVED = 0.2
 T = TypeVar("T")
 
 
-class LocalStore:
+class LocalStore(Exchanging):
     """Records, their deadlines and their principals in one map; `merge` and `finish` decide."""
 
     lags = False
@@ -108,6 +108,23 @@ class LocalStore:
             raise self._failed(error) from None
         self._keep(key, raw, written)
         return outcome
+
+    def exchange(self, before: Record, after: Record, now_ms: int) -> bool:
+        """See `Exchanging`; what is in the map is compared byte for byte."""
+        key = before.key
+        kept = self._kept.get(key)
+        if kept is None or kept[1] is not before or now_ms >= self._sweep_at:
+            return False
+        name, raw = b"s" + key.encode(), dumps(after)
+        try:
+            with self._map.here().begin(write=True) as txn:
+                if txn.get(name) != kept[0]:
+                    return False
+                txn.put(name, raw)
+        except (MapError, StoreUnavailableError):
+            return False
+        self._keep(key, raw, after)
+        return True
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""

@@ -1,6 +1,7 @@
 """``memory://``: records in this process, for tests and single-process development.
 
-Also the store to copy from: each verb is one step, and `merge` and `finish` decide.
+Also the store to copy from: each verb is one step, and `merge` and `finish` decide. Leave out
+`exchange`, which is no verb of the protocol but a short way.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from samesession.record import (
     merge,
 )
 from samesession.settings import Quota, Url
-from samesession.store import Store, end_with_successors
+from samesession.store import Exchanging, Store, end_with_successors
 
 SWEEP_EVERY = 256
 """Writes between two looks for what is over, at least; one look costs a record's time a write."""
@@ -40,7 +41,7 @@ class _Making(NamedTuple):
     replaces: Key | None
 
 
-class MemoryStore:
+class MemoryStore(Exchanging):
     """A dict of records and marks under one lock."""
 
     lags = False
@@ -66,6 +67,14 @@ class MemoryStore:
             if written is not None:
                 self._put(delta.key, written)
         return outcome
+
+    def exchange(self, before: Record, after: Record, now_ms: int) -> bool:
+        """See `Exchanging`."""
+        with self._lock:
+            if self._stored.get(before.key) is not before:
+                return False
+            self._put(before.key, after)
+        return True
 
     async def end(self, key: Key, ending: Ending) -> Mark:
         """See `Store`."""

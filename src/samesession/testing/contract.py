@@ -41,9 +41,10 @@ from samesession.record import (
     Version,
     finish,
     merge,
+    with_changes,
 )
 from samesession.settings import Quota
-from samesession.store import Store, end_with_successors
+from samesession.store import Exchanging, Store, end_with_successors
 from samesession.token import key_of
 
 HOUR_MS = 3_600_000
@@ -385,6 +386,39 @@ class StoreContract:
 
         self.run(check)
 
+    def test_an_exchange_is_refused_once_anybody_came_between(self) -> None:
+        """The short way of stores that have one; `commit` decides then."""
+
+        async def check(store: Store) -> None:
+            if not isinstance(store, Exchanging):
+                return
+            for between in (
+                lambda key: store.commit(changed(key, b=b"1")),
+                lambda key: store.end(key, ending()),
+                lambda key: store.commit(
+                    Delta(
+                        key=key,
+                        token=b"touch...",
+                        now_ms=now_ms(),
+                        idle_until_ms=now_ms() + HOUR_MS,
+                    )
+                ),
+            ):
+                key = fresh_key()
+                await store.commit(created(key, a=b"0"))
+                delta = changed(key, a=b"1")
+                assert _exchanged(store, await store.load(key), delta)
+                assert await values_of(store, key) == {"a": b"1"}
+                before = await store.load(key)
+                assert isinstance(before, Record)
+                assert before.has(delta.token)
+                await between(key)
+                found = await store.load(key)
+                assert not _exchanged(store, before, changed(key, a=b"2"))
+                assert _same(await store.load(key), found)
+
+        self.run(check)
+
     def test_an_end_follows_successors(self) -> None:
         """A rotation does not outrun a logout."""
 
@@ -586,10 +620,11 @@ async def _signed_in(
 
 
 _Step = tuple[str, int, dict[str, bytes], tuple[str, ...], int]
+_KINDS = ("create", "sign in", "change", "exchange", "again", "touch", "end", "move")
 _names = st.sampled_from(["a", "b", "c"])
 _histories = st.lists(
     st.tuples(
-        st.sampled_from(["create", "sign in", "change", "change", "again", "touch", "end", "move"]),
+        st.sampled_from([*_KINDS, "change", "exchange"]),
         st.integers(0, 2),
         st.dictionaries(_names, st.binary(max_size=3), max_size=2),
         st.lists(_names, max_size=2, unique=True).map(tuple),
@@ -603,6 +638,7 @@ async def _follows_the_model(store: Store, history: list[_Step]) -> None:
     keys = [fresh_key() for _ in range(3)]
     model: dict[Key, Record | Mark] = {}
     last: dict[Key, Delta] = {}
+    loaded: dict[Key, list[tuple[Any, Any]]] = {key: [(None, None)] for key in keys}
     for kind, which, sets, removes, number in history:
         key = keys[which]
         if kind in {"end", "move"}:
@@ -614,12 +650,26 @@ async def _follows_the_model(store: Store, history: list[_Step]) -> None:
             continue
         delta = _delta(kind, key, sets, removes, number, last)
         last[key] = delta
+        if kind == "exchange":
+            before, known = loaded[key][-(number % 3) :][0]
+            if _exchanged(store, before, delta):  # to commit it is to send it again
+                assert known is model.get(key), "somebody came between"
         outcome, written = merge(model.get(key), delta)
         if written is not None:
             model[key] = written
         found: Any = await store.commit(delta)
         assert _same(found, outcome), (delta, found, outcome)
-        assert _same(await store.load(key), model.get(key))
+        stored = await store.load(key)
+        assert _same(stored, model.get(key))
+        loaded[key].append((stored, model.get(key)))
+
+
+def _exchanged(store: Store, before: object, delta: Delta) -> bool:
+    """Whether a store that has a short way took it."""
+    if not isinstance(store, Exchanging) or not isinstance(before, Record) or not delta.changes:
+        return False
+    after = with_changes(before, delta.sets, delta.removes, delta.token, delta.floor)
+    return bool(after.values) and store.exchange(before, after, delta.now_ms)
 
 
 def _delta(
