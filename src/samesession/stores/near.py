@@ -169,42 +169,37 @@ class NearCache:
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`; the answer is enough to put the copy right."""
-        copies = self._feed.at_hand()
-        outcome = await self._commit(copies, delta)
-        if isinstance(outcome, Lost) and delta.at_least is not None:
-            repaired = await self._repaired(copies, delta.key, outcome.commits, delta.at_least)
-            if repaired is not None:
-                outcome = await self._commit(copies, delta)
-        return outcome
-
-    async def _commit(self, copies: Copies, delta: Delta) -> Outcome:
-        key = delta.key
+        copies, key = self._feed.at_hand(), delta.key
         errand = copies.begin(key, writes=True)
         try:
             # Its answer says nothing about the lease: it may have come on another connection.
-            outcome = await self._store.commit(delta)
-            return self._settled(copies, errand, delta, outcome)
+            outcome = self._settled(copies, errand, delta, await self._store.commit(delta))
         except StoreUnavailableError:
             only_touches = not delta.changes and delta.origin is None
             stale = self._stale(copies, key, delta.at_least) if only_touches else None
             if stale is None:
-                copies.doubt(key)
+                copies.doubt(errand)
                 raise
             # Its page is served; it is touched again by the next one.
+            copies.over(errand)
             return Applied(stale.commits, stale.seen_ms, stale.idle_until_ms)
         except BaseException:
-            copies.doubt(key)
+            copies.doubt(errand)
             raise
-        finally:
-            copies.over(errand)
+        if isinstance(outcome, Lost) and delta.at_least is not None:
+            repaired = await self._repaired(copies, key, outcome.commits, delta.at_least)
+            if repaired is not None:
+                return await self.commit(delta)
+        return outcome
 
     def _settled(self, copies: Copies, errand: Errand, delta: Delta, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Lost):
-            copies.wrote(delta.key)
+            copies.over(errand)
             return outcome  # the copy may be what repairs it
         record = _known(copies.kept(delta.key), delta, outcome)
         if record is None:
             copies.changed(delta.key)
+            copies.over(errand)
             return outcome
         copies.keep(errand, record)
         assert isinstance(outcome, Applied)
@@ -277,7 +272,7 @@ class NearCache:
             copies.keep(errand, copy)
             return copy
         except BaseException:
-            copies.doubt(key)
+            copies.doubt(errand)
             raise
         finally:
             copies.over(errand)

@@ -96,9 +96,10 @@ class Errand:
         witness: the connection on which it was asked; None: on none yet, or on several.
         writes: a commit, whose answer says itself what happened before it.
         clean: whether nothing was heard of its key since.
+        over: whether it has come, or failed.
     """
 
-    __slots__ = ("clean", "key", "witness", "writes")
+    __slots__ = ("clean", "key", "over", "witness", "writes")
 
     def __init__(self, key: Key, *, writes: bool) -> None:
         """Begin."""
@@ -106,6 +107,7 @@ class Errand:
         self.witness: Witness | None = None
         self.writes = writes
         self.clean = True
+        self.over = False
 
 
 class Copies:
@@ -173,7 +175,11 @@ class Copies:
         """Note that something about a key is on its way."""
         errand = Errand(key, writes=writes)
         with self._lock:
-            self._errands.setdefault(key, []).append(errand)
+            others = self._errands.get(key)
+            if others is None:
+                self._errands[key] = [errand]
+            else:
+                others.append(errand)
         return errand
 
     def asked(self, key: Key, witness: Witness) -> None:
@@ -185,41 +191,45 @@ class Copies:
                 elif errand.witness is not witness:
                     errand.witness, errand.clean = None, False
 
-    def over(self, errand: Errand) -> None:
-        """It has come, or failed."""
-        with self._lock:
-            others = self._errands[errand.key]
-            others.remove(errand)
-            if not others:
-                del self._errands[errand.key]
-
     def keep(self, errand: Errand, record: Record) -> None:
-        """Keep what an errand brought, unless something was heard of its key meanwhile."""
+        """Keep what an errand brought, unless something was heard of its key meanwhile.
+
+        It is over then.
+        """
         with self._lock:
-            if errand.writes:
-                self._outdate(errand.key)
+            self._finish(errand)
             witness = errand.witness
             if errand.clean and witness and witness.listening and not witness.over:
                 self._put(Copy(record, witness))
             elif errand.writes:
                 self._drop(errand.key)
 
-    def wrote(self, key: Key) -> None:
-        """This process committed: loads that are on their way may be older."""
+    def over(self, errand: Errand) -> None:
+        """It has come, or failed; once is enough."""
         with self._lock:
-            self._outdate(key)
+            self._finish(errand)
 
-    def doubt(self, key: Key) -> None:
+    def doubt(self, errand: Errand) -> None:
         """Nobody knows what became of a commit: ask before the copy is served again."""
         with self._lock:
-            copy = self._copies.get(key)
+            self._finish(errand)
+            copy = self._copies.get(errand.key)
             if copy is not None:
-                self._copies[key] = Copy(copy.record)
-            self._spoil((key,))
+                self._copies[errand.key] = Copy(copy.record)
+            self._spoil((errand.key,))
 
-    def _outdate(self, key: Key) -> None:
-        for errand in self._errands.get(key, ()):
-            errand.clean = errand.clean and errand.writes
+    def _finish(self, errand: Errand) -> None:
+        if errand.over:
+            return
+        errand.over = True
+        others = self._errands[errand.key]
+        if len(others) == 1:
+            del self._errands[errand.key]
+            return
+        others.remove(errand)
+        if errand.writes:  # loads that are on their way may be older
+            for other in others:
+                other.clean = other.clean and other.writes
 
     def _spoil(self, keys: Iterable[Key]) -> None:
         for key in keys:

@@ -72,7 +72,7 @@ class _Thread:
 
     def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> bytes:
         """As redis-py does; names of commands are one word here."""
-        return b"".join([_pack(command) for command in commands])
+        return b"".join(map(_pack, commands))
 
     def send_packed_command(
         self, command: bytes | Iterable[bytes], check_health: bool = True

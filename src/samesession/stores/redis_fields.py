@@ -93,8 +93,8 @@ def arguments(delta: Delta, *, tracked: bool = False) -> list[str | bytes | int]
         what += (kind + _pack((delta.key, origin)), origin.absolute_ms)
     if removes:  # only what takes a key away can empty a record
         what += (_pack((Reason.EMPTIED, delta.now_ms, delta.token, None)), MARK_MS)
-    for pair in sets_in(delta):
-        what += pair
+    for name, raw in sets.items():
+        what += (field(name), raw)
     if removes:
         what += map(field, removes)
     return what
@@ -141,11 +141,6 @@ def _applied(reply: bytes) -> Applied:
 def field(name: str) -> bytes:
     """The field of one of the application's keys."""
     return b"." + name.encode()
-
-
-def sets_in(delta: Delta) -> Iterable[tuple[bytes, bytes]]:
-    """The fields that a delta sets."""
-    return [(field(name), raw) for name, raw in delta.sets.items()]
 
 
 def packed(commits: Iterable[Commit]) -> bytes:

@@ -84,9 +84,8 @@ class Speaker:
 
     def asked(self, command: Command) -> None:
         """See `Tracker`."""
-        told, name = self._told, key_of(command)
-        if isinstance(name, str) and name.startswith(told.prefix):
-            told.copies.asked(Key(name[len(told.prefix) :]), self.witness)
+        told = self._told
+        told.copies.asked(Key(str(key_of(command)).removeprefix(told.prefix)), self.witness)
 
     def answered(self) -> None:
         """See `Tracker`: where one server takes another one's place, the former is out."""
@@ -172,17 +171,17 @@ class LoopFeed:
 class ThreadFeed:
     """The connections of a process; whoever uses a copy reads what has arrived on its own."""
 
-    def __init__(self, wire: TrackedThreadWire) -> None:
+    def __init__(self, wire: TrackedThreadWire[Told]) -> None:
         """Follow a wire whose connections are tracked."""
         self._wire = wire
 
     def at_hand(self) -> Copies:
         """See `Feed`."""
-        return self._told().copies
+        return self._wire.listener().copies
 
     def here(self, key: Key) -> Copies:
         """See `Feed`."""
-        told = self._told()
+        told = self._wire.listener()
         witness = told.copies.witness(key)
         if not witness.over:
             due = witness.used and witness.listening and boot_ms() >= witness.heard_ms + BEAT_MS
@@ -206,11 +205,6 @@ class ThreadFeed:
 
     def keep_up(self, witness: Witness) -> None:
         """See `Feed`; there is nobody to do it between two uses."""
-
-    def _told(self) -> Told:
-        told = self._wire.listener()
-        assert type(told) is Told
-        return told
 
     async def pause(self, ms: int) -> None:
         """See `Feed`."""

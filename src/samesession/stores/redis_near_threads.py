@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from samesession._process import pid
 from samesession.errors import StoreUnavailableError
@@ -40,7 +40,10 @@ Heartbeat = Callable[[Tracker], "tuple[Command, Callable[[], None]] | None"]
 """A command to be sent now on a connection, and what to do with its answer; None: none is due."""
 
 
-class TrackedThreadWire(ThreadWire):
+L = TypeVar("L", bound=Listener)
+
+
+class TrackedThreadWire(ThreadWire, Generic[L]):
     """A wire with one connection a process and server; see `samesession.stores.redis_wire.Wire`."""
 
     def __init__(
@@ -48,7 +51,7 @@ class TrackedThreadWire(ThreadWire):
         target: Target,
         scripts: Sequence[str],
         endings: Endings,
-        listener: Callable[[], Listener],
+        listener: Callable[[], L],
     ) -> None:
         """Connect at the first call; ``listener`` makes who is told in each process."""
         super().__init__(replace(target, pool=1), scripts, endings)
@@ -56,7 +59,7 @@ class TrackedThreadWire(ThreadWire):
         self._forking = Lock()
         self._begin()
 
-    def listener(self) -> Listener:
+    def listener(self) -> L:
         """This process's; after a fork the parent's connection is left alone."""
         if self._pid != pid():
             with self._forking:
@@ -125,26 +128,25 @@ class Asked:
     """Commands of one thread, which waits until the last is answered.
 
     Attributes:
+        left: answers that are still due.
         turn: released: look again; None while the thread has not looked in vain.
     """
 
-    __slots__ = ("_left", "_told", "answered", "replies", "turn")
+    __slots__ = ("_told", "left", "replies", "turn")
 
     def __init__(self, number: int, told: Callable[[], None]) -> None:
         """Wait for so many answers; ``told`` hears of each."""
         self.replies: list[Reply] = []
-        self.answered = False
+        self.left = number
         self.turn: Lock | None = None
-        self._left = number
         self._told = told
 
     def settle(self, reply: Reply) -> None:
         """See `Due`."""
         self._told()
         self.replies.append(reply)
-        self._left -= 1
-        if not self._left:
-            self.answered = True
+        self.left -= 1
+        if not self.left:
             self.wake()
 
     def wake(self) -> None:
@@ -313,12 +315,12 @@ class TrackedServer(Server):
         return asked.replies
 
     def _wait(self, talk: Talk, asked: Asked, until: float) -> None:
-        while not asked.answered:
+        while asked.left:
             if talk.over is not None:
                 raise BrokenError(f"the connection broke: {talk.over}")
             if talk.reading.acquire(False):
                 try:
-                    while not asked.answered:
+                    while asked.left:
                         talk.read_one(_left_s(until))
                 finally:
                     talk.stop_reading()
