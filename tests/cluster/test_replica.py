@@ -756,3 +756,24 @@ def test_a_slow_server_is_not_asked_for_a_hundred_thousand_keys_every_moment() -
 
     messages, _ = counting(world, sign_out)
     assert 2 <= messages["Holders"] <= 6
+
+
+def test_who_came_back_with_nothing_before_its_link_broke_has_its_copies_at_once() -> None:
+    """Its beat alone tells of the new life; a shard that is written to meanwhile hides nothing."""
+    world = cluster(2, round_ms=60_000, shards=1)
+    key, busy = key_of("x"), key_of("y")
+    first = authority_of(world, key)
+    other, store = other_than(world, first), WorkerStore(first)
+    for each in (key, busy):
+        outcome(world, store.commit(created(world, each)))
+    world.run(world.now + 1000, world.calm)
+    other.stop(disk=False, silently=True)
+    other.start()
+
+    def writes(number: int) -> None:
+        spawn(store.commit(changed(world, busy, n=b"%d" % number)), lambda *_: None)
+        if number:
+            world.after(3, lambda: writes(number - 1))
+
+    writes(600)
+    assert world.run(world.now + 1500, lambda: key in other.shelf.copies)

@@ -213,9 +213,12 @@ class Claims:
             self._lose(shard)
 
     def _gone(self) -> None:
-        here, gone = self._members.peers, set()
+        """Forget who was dropped; who is here again is in its next life and may have lost all."""
+        members, gone = self._members, set()
+        here = members.peers.keys() - members.dropped
+        members.dropped.clear()
         for role in self.roles.values():
-            role.waiting &= here.keys()
+            role.waiting &= here
             for name in [n for n in role.sides if n not in here]:
                 del role.sides[name]
                 gone.add(name)

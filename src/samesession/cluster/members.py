@@ -100,6 +100,7 @@ class Members:
         self._doubt = doubt
         self.peers: dict[str, Peer] = {}
         self.doubters: set[str] = set()
+        self.dropped: set[str] = set()
         self.gone: dict[str, tuple[int, int]] = {}
         self.expected: dict[str, int] = dict.fromkeys(state.members - {state.settings.name}, 0)
         self.settled = False
@@ -428,6 +429,7 @@ class Members:
         if not farewell and self._lapsed(peer):
             self._doubtful = True
         del self.peers[peer.name]
+        self.dropped.add(peer.name)
         self._state.learn_speech(peer.name, None)
         self._was_fresh[peer.name] = peer.fresh_ms
         self._known[peer.name, peer.boot] = peer.have
