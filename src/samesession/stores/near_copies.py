@@ -26,6 +26,8 @@ from collections.abc import Iterable
 from threading import Lock
 from typing import Any
 
+from msgspec import Struct
+
 from samesession.record import Key, Record
 
 LEASE_MS = 250
@@ -89,7 +91,7 @@ class Copy:
         self.cost = FIXED_COST + COST_PER_KEY * len(values) + COST_PER_BYTE * size
 
 
-class Errand:
+class Errand(Struct, eq=False):
     """A load or a commit on its way.
 
     Attributes:
@@ -99,15 +101,12 @@ class Errand:
         over: whether it has come, or failed.
     """
 
-    __slots__ = ("clean", "key", "over", "witness", "writes")
-
-    def __init__(self, key: Key, *, writes: bool) -> None:
-        """Begin."""
-        self.key = key
-        self.witness: Witness | None = None
-        self.writes = writes
-        self.clean = True
-        self.over = False
+    # A Struct, because making one is one step in C.
+    key: Key
+    writes: bool
+    witness: Witness | None = None
+    clean: bool = True
+    over: bool = False
 
 
 class Copies:
@@ -173,7 +172,7 @@ class Copies:
 
     def begin(self, key: Key, *, writes: bool = False) -> Errand:
         """Note that something about a key is on its way."""
-        errand = Errand(key, writes=writes)
+        errand = Errand(key, writes)
         with self._lock:
             others = self._errands.get(key)
             if others is None:

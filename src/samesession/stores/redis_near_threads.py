@@ -14,6 +14,8 @@ from dataclasses import replace
 from threading import Lock
 from typing import Any, Generic, Protocol, TypeVar
 
+from msgspec import Struct
+
 from samesession._process import pid
 from samesession.errors import StoreUnavailableError
 from samesession.stores.redis_client import (
@@ -124,26 +126,24 @@ class Beat:
         """See `Due`."""
 
 
-class Asked:
+class Asked(Struct, eq=False):
     """Commands of one thread, which waits until the last is answered.
 
     Attributes:
         left: answers that are still due.
-        turn: released: look again; None while the thread has not looked in vain.
+        told: hears of each.
+        turn: released once: look again; None while the thread has not looked in vain since.
     """
 
-    __slots__ = ("_told", "left", "replies", "turn")
-
-    def __init__(self, number: int, told: Callable[[], None]) -> None:
-        """Wait for so many answers; ``told`` hears of each."""
-        self.replies: list[Reply] = []
-        self.left = number
-        self.turn: Lock | None = None
-        self._told = told
+    # A Struct, because making one is one step in C.
+    left: int
+    told: Callable[[], None]
+    replies: list[Reply] = []
+    turn: Lock | None = None
 
     def settle(self, reply: Reply) -> None:
         """See `Due`."""
-        self._told()
+        self.told()
         self.replies.append(reply)
         self.left -= 1
         if not self.left:
@@ -151,10 +151,11 @@ class Asked:
 
     def wake(self) -> None:
         """See `Due`."""
-        if self.turn is not None:
+        turn, self.turn = self.turn, None
+        if turn is not None:
             try:  # noqa: SIM105  (suppress() costs more than the rest)
-                self.turn.release()
-            except RuntimeError:  # it was already
+                turn.release()
+            except RuntimeError:  # somebody else has, in this very moment
                 pass
 
 
@@ -324,9 +325,9 @@ class TrackedServer(Server):
                         talk.read_one(_left_s(until))
                 finally:
                     talk.stop_reading()
-            elif asked.turn is None:
+            elif (turn := asked.turn) is None:
                 asked.turn = _taken()  # and look again: who reads now wakes those who have one
-            elif not asked.turn.acquire(timeout=_left_s(until)):
+            elif not turn.acquire(timeout=_left_s(until)):
                 raise SlowError("time-out at a read")
 
     def _connected(self, until: float) -> Talk:

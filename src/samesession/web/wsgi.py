@@ -18,7 +18,7 @@ from samesession._bridge import ready
 from samesession.errors import AnsweredError, ConfigError
 from samesession.lifecycle import Lifecycle
 from samesession.session import Session
-from samesession.sessions import BlockingSessions, Sessions
+from samesession.sessions import Sessions
 from samesession.web._adopt import OldCookies
 from samesession.web._checks import (
     called_as,
@@ -68,7 +68,6 @@ class SessionMiddleware:
             )
         self.app = app
         self.sessions = sessions
-        self._blocking: BlockingSessions = sessions.blocking
         self._core: Lifecycle = sessions.threads
         self._codec = CookieCodec(sessions.cookie, sessions.carrier)
         self._old = OldCookies(
@@ -109,7 +108,7 @@ class SessionMiddleware:
             value, by_header = self._codec.carried(sent, value)
         # Not told by the environment: that holds the session, and would hold it in a circle.
         agent, address = environ.get("HTTP_USER_AGENT", ""), environ.get("REMOTE_ADDR", "")
-        session = self._blocking.open(value, partial(client_of, agent, address), self.kind)
+        session = ready(self._core.open(value, partial(client_of, agent, address), self.kind))
         session._life.by_header = by_header
         return ready(self._old.moved_in(session, [raw])) if header and self._old else session
 
@@ -190,11 +189,12 @@ class _Response:
             return
         if self._said is None:
             raise AssertionError("the application sent a body before start_response (PEP 3333)")
-        if not self._middleware._core.only_read(self._session):
-            self._middleware._blocking.finish(self._session)
-        self._session._life.started = True
+        session, core = self._session, self._middleware._core
+        if not core.only_read(session):
+            ready(core.finish(session))
+        session._life.started = True
         status, headers, exc_info = self._said
-        headers = self._middleware.headers(self._session, headers)
+        headers = self._middleware.headers(session, headers)
         self._write = self._start_response(status, headers, exc_info)
 
     def failed(self, error: Exception) -> Iterable[bytes]:
@@ -221,7 +221,7 @@ class _Response:
         if self._session._life.leaving is None:
             return
         with suppress(AnsweredError):
-            self._middleware._blocking.finish(self._session, failed=True)
+            ready(self._middleware._core.finish(self._session, failed=True))
 
     def nothing_left(self) -> None:
         """Nothing is dropped silently: a change after the start was committed, or raises."""
