@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
@@ -16,16 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from visits import Clock
 
+from samesession._bridge import ready
 from samesession.codec import decode_all, encode
 from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.errors import RetryableError
 from samesession.lifecycle import Lifecycle
-from samesession.record import Applied, Delta, Origin, Version
+from samesession.record import Applied, Delta, Origin, Record, Version, with_changes
 from samesession.session import Session
 from samesession.settings import Limits
 from samesession.stores.local import LocalStore
 from samesession.stores.memory import MemoryStore
+from samesession.testing.contract import changed, created, fresh_key, now_ms, values_of
 from samesession.token import Signer, Token
 
 IDLE_MS = 100_000
@@ -171,3 +175,32 @@ async def test_the_absolute_deadline_is_judged_on_the_short_way_too(
     assert site.counts["refused"] == 1
     assert (await site.store.load(token.key)).values == made.sets
     await site.store.close()
+
+
+ANOTHER = """
+import sys, time
+from pathlib import Path
+from samesession._bridge import ready
+from samesession.record import Applied, Delta
+from samesession.stores.local import LocalStore
+
+now = time.time_ns() // 1_000_000
+store = LocalStore(Path(sys.argv[1]), 1 << 20, lambda: now)
+delta = Delta(sys.argv[2], b"theirs..", now, sets={"b": b"theirs"})
+assert isinstance(ready(store.commit(delta)), Applied)
+"""
+
+
+def test_what_another_process_wrote_meanwhile_is_merged(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, 1 << 20, now_ms)
+    key = fresh_key()
+    ready(store.commit(created(key, a=b"0", b=b"0")))
+    before = ready(store.load(key))
+    assert isinstance(before, Record)
+    subprocess.run([sys.executable, "-c", ANOTHER, tmp_path, key], check=True)
+    mine = changed(key, a=b"mine")
+    after = with_changes(before, mine.sets, mine.removes, mine.token, 0)
+    assert not store.exchange(before, after, mine.now_ms)
+    assert isinstance(ready(store.commit(mine)), Applied)
+    assert ready(values_of(store, key)) == {"a": b"mine", "b": b"theirs"}
+    ready(store.close())
