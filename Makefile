@@ -42,10 +42,10 @@ prove: $(READY) engines ## run every trial that the promises name, into docs/pro
 	SAMESESSION_PROVE=1 SAMESESSION_HISTORIES=100000 SAMESESSION_TRIALS=100000 SAMESESSION_RECORDS=10000 \
 	  $(BIN)/python -m pytest -n 2 --dist loadfile --proof docs/proof.md $(ARGS)
 
-django: ## run our Django tests and Django's own: make django PYTHON=python3.13 DJANGO=6.1.3
+django: ## run our Django tests, Django's own and django-formtools': make django PYTHON=python3.13 DJANGO=6.1.3
 	@bash tools/django.sh $(PYTHON) $(DJANGO)
 
-flask-suites: ## run Flask-Login's and Flask's own tests with our sessions
+flask-suites: ## run Flask-Login's, Flask-WTF's and Flask's own tests with our sessions
 	@bash tools/flask_suites.sh $(PYTHON)
 
 asgi-suites: ## run Starlette's own session tests with ours; QUART=… LITESTAR=… (checkouts) theirs

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Flask-Login's and Flask's own test suites with our sessions in every application, in a throw-away venv.
+# Flask-Login's, Flask-WTF's and Flask's own test suites with our sessions in every application, in a
+# throw-away venv.
 set -euo pipefail
 python=${1:?which Python}
 folder=$(mktemp --directory)
@@ -7,9 +8,9 @@ trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder/venv"
 pip=("$folder/venv/bin/python" -m pip --quiet --disable-pip-version-check)
 # Flask's suite reaches into pytest 8; Flask-Login's wants semantic_version, Flask's async views asgiref.
-"${pip[@]}" install --editable . flask==3.1.3 flask-login==0.6.3 asgiref blinker python-dotenv \
+"${pip[@]}" install --editable . flask==3.1.3 flask-login==0.6.3 flask-wtf==1.3.0 asgiref blinker python-dotenv \
   'pytest<9' semantic_version
-"${pip[@]}" download --no-deps --no-binary :all: --dest "$folder" flask==3.1.3 flask-login==0.6.3
+"${pip[@]}" download --no-deps --no-binary :all: --dest "$folder" flask==3.1.3 flask-login==0.6.3 flask-wtf==1.3.0
 for source in "$folder"/*.tar.gz; do tar --extract --gzip --file "$source" --directory "$folder"; done
 cat > "$folder/ours.py" <<'PLUGIN'
 import flask
@@ -32,6 +33,7 @@ run() { # folder of a suite, further words of pytest
     --rootdir . -p ours tests "${@:2}"
 }
 (run "$folder"/[Ff]lask-[Ll]ogin-0.6.3)
+(run "$folder"/flask_wtf-1.3.0)
 # What is about Flask's own cookie, its secret key, or another session interface than ours:
 (run "$folder"/flask-3.1.3 --ignore tests/type_check \
   `# the cookie is set up by Cookie(…), and says Max-Age instead of Expires` \

@@ -11,6 +11,7 @@ import pytest
 from fastapi import (
     Depends,
     FastAPI,
+    HTTPException,
     Request,
     Response,
     WebSocket,
@@ -71,7 +72,18 @@ def test_what_follows_a_yield(sessions: Sessions) -> None:
         session["committed"] = True
         await sessions.commit(session)
 
+    async def refused(session: SessionDep) -> AsyncIterator[None]:
+        try:
+            yield
+        except HTTPException as error:  # before its answer
+            session["refused"] = error.detail
+            raise
+
     app = counting(sessions)
+
+    @app.get("/teapot", dependencies=[Depends(refused)])
+    def teapot() -> None:
+        raise HTTPException(418, "a teapot")
 
     def route(path: str, dependency: Any) -> None:
         @app.get(path, dependencies=[dependency])
@@ -92,6 +104,8 @@ def test_what_follows_a_yield(sessions: Sessions) -> None:
         assert client.get("/").json() == {"n": 3, "committed": True}
         client.get("/write/function")
         assert client.get("/").json() == {"n": 4, "committed": True, "after": True}
+        assert client.get("/teapot").status_code == 418
+        assert client.get("/").json()["refused"] == "a teapot"
 
 
 @pytest.mark.parametrize("inner", [False, True])
