@@ -24,7 +24,7 @@ from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.errors import RetryableError
 from samesession.lifecycle import Lifecycle
-from samesession.record import Applied, Delta, Origin, Record, Version, with_changes
+from samesession.record import Applied, Delta, Origin, Outcome, Record, Version, with_changes
 from samesession.session import Session
 from samesession.settings import Limits
 from samesession.stores.local import LocalStore
@@ -204,3 +204,23 @@ def test_what_another_process_wrote_meanwhile_is_merged(tmp_path: Path) -> None:
     assert isinstance(ready(store.commit(mine)), Applied)
     assert ready(values_of(store, key)) == {"a": b"mine", "b": b"theirs"}
     ready(store.close())
+
+
+def test_a_store_that_was_given_another_commit_has_no_way_past_it() -> None:
+    """As whoever counts commits, slows them or sends them on would expect."""
+
+    class Counted(MemoryStore):
+        commits = 0
+
+        async def commit(self, delta: Delta) -> Outcome:
+            self.commits += 1
+            return await super().commit(delta)
+
+    store = Counted()
+    key = fresh_key()
+    ready(store.commit(created(key, a=b"1")))
+    found = ready(store.load(key))
+    assert isinstance(found, Record)
+    later = with_changes(found, {"a": b"2"}, (), b"token...", 0)
+    assert not store.exchange(found, later, now_ms())
+    assert MemoryStore.exchange(store, found, later, now_ms())

@@ -68,9 +68,6 @@ class Authority(MemoryStore):
         # As Redis: the record is not sent back.
         return replace(outcome, record=None) if isinstance(outcome, Applied) else outcome
 
-    def exchange(self, before: Record, after: Record, now_ms: int) -> bool:
-        return False  # as Redis: every write is asked for, and told of
-
     async def end(self, key: Key, ending: Ending) -> Mark:
         self._ask("end", key)
         return await super().end(key, ending)

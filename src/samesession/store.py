@@ -107,7 +107,17 @@ class Store(Protocol):
 
 
 class Exchanging(ABC):
-    """What a store can do beside the protocol that has its records at hand, in this process."""
+    """What a store can do beside the protocol that has its records at hand, in this process.
+
+    A subclass that has another `commit` and says nothing of `exchange` has no short way past it.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Keep the two together."""
+        own = cls.__dict__
+        if "commit" in own and "exchange" not in own:
+            cls.exchange = _never  # type: ignore[method-assign]
+        super().__init_subclass__()
 
     @abstractmethod
     def exchange(self, before: Record, after: Record, now_ms: int) -> bool:
@@ -123,6 +133,10 @@ class Exchanging(ABC):
         Returns:
             False: nothing was done, for whatever reason; `Store.commit` decides and says why.
         """
+
+
+def _never(self: Exchanging, before: Record, after: Record, now_ms: int) -> bool:
+    return False
 
 
 async def end_with_successors(store: Store, key: Key, ending: Ending) -> Mark:
