@@ -216,7 +216,7 @@ def test_a_store_that_was_given_another_commit_has_no_way_past_it() -> None:
             self.commits += 1
             return await super().commit(delta)
 
-    store = Counted()
+    store = Counted(now_ms)
     key = fresh_key()
     ready(store.commit(created(key, a=b"1")))
     found = ready(store.load(key))
