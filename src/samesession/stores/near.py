@@ -169,11 +169,20 @@ class NearCache:
 
     async def commit(self, delta: Delta) -> Outcome:
         """See `Store`; the answer is enough to put the copy right."""
-        copies, key = self._feed.at_hand(), delta.key
+        copies = self._feed.at_hand()
+        outcome = await self._commit(copies, delta)
+        if isinstance(outcome, Lost) and delta.at_least is not None:
+            repaired = await self._repaired(copies, delta.key, outcome.commits, delta.at_least)
+            if repaired is not None:
+                outcome = await self._commit(self._feed.at_hand(), delta)
+        return outcome
+
+    async def _commit(self, copies: Copies, delta: Delta) -> Outcome:
+        key = delta.key
         errand = copies.begin(key, writes=True)
         try:
             # Its answer says nothing about the lease: it may have come on another connection.
-            outcome = self._settled(copies, errand, delta, await self._store.commit(delta))
+            return self._settled(copies, errand, delta, await self._store.commit(delta))
         except StoreUnavailableError:
             only_touches = not delta.changes and delta.origin is None
             stale = self._stale(copies, key, delta.at_least) if only_touches else None
@@ -186,11 +195,6 @@ class NearCache:
         except BaseException:
             copies.doubt(errand)
             raise
-        if isinstance(outcome, Lost) and delta.at_least is not None:
-            repaired = await self._repaired(copies, key, outcome.commits, delta.at_least)
-            if repaired is not None:
-                return await self.commit(delta)
-        return outcome
 
     def _settled(self, copies: Copies, errand: Errand, delta: Delta, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Lost):
