@@ -134,17 +134,19 @@ class NearCache:
         copies = self._feed.here(key)
         asked = self._boot_ms()
         copy = copies.get(key, asked)
-        if (
-            copy is not None
-            and (at_least is None or copy.record.covers(at_least))
-            and copy.record.ends_ms > self._clock_ms()  # else somebody may have touched it (S10)
-        ):
-            witness = copy.witness
-            witness.used = key
-            if not witness.beating:
-                self._feed.keep_up(witness)
-            self._count("near")
-            return copy.record
+        if copy is not None:
+            record, now = copy.record, self._clock_ms()
+            if (
+                (at_least is None or record.covers(at_least))
+                and record.idle_until_ms > now  # else somebody may have touched it (S10)
+                and record.origin.absolute_ms > now
+            ):
+                witness = copy.witness
+                witness.used = key
+                if not witness.beating:
+                    self._feed.keep_up(witness)
+                self._count("near")
+                return record
         errand = copies.begin(key)
         try:
             found = await self._store.load(key, at_least=at_least)

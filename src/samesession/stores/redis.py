@@ -55,7 +55,7 @@ from samesession.stores.redis_fields import (
     unmark,
 )
 from samesession.stores.redis_listing import scanned
-from samesession.stores.redis_loops import LoopWire
+from samesession.stores.redis_loops import LoopWire, nobody
 from samesession.stores.redis_readings import Readings
 from samesession.stores.redis_target import Target
 from samesession.stores.redis_threads import ThreadWire
@@ -354,7 +354,7 @@ def clock_ms() -> int:
 def open_loop(url: Url, count: Count = uncounted) -> Store:
     """Open for event loops."""
     target, scripts, endings = wiring(url, count)
-    wire = LoopWire(target, scripts, endings, count=count)
+    wire = LoopWire(target, scripts, endings, listener=nobody, count=count)
     return RedisStore(wire, prefix_of(url), clock_ms, endings)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from samesession.counts import Count, uncounted
@@ -32,7 +33,14 @@ HOPS = 5
 """How often a command is sent on by servers that do not have its key."""
 
 
-class LoopWire:
+L = TypeVar("L", bound=Listener | None)
+
+
+def nobody() -> None:
+    """Who is told by connections that are not tracked."""
+
+
+class LoopWire(Generic[L]):
     """The lines of each event loop that asks."""
 
     suspends = True
@@ -43,15 +51,15 @@ class LoopWire:
         scripts: Sequence[str],
         endings: Endings | None = None,
         *,
+        listener: Callable[[], L],
         count: Count = uncounted,
-        listener: Callable[[], Listener] | None = None,
     ) -> None:
         """Connect at the first call.
 
         Args:
             endings: what servers are told that may have forgotten it.
+            listener: makes who is told, in each event loop, what others change; or `nobody`.
             count: told what is weak.
-            listener: makes who is told, in each event loop, what others change.
         """
         self._target = target
         self.scattered = target.topology == "cluster"
@@ -60,9 +68,8 @@ class LoopWire:
         self._count = count
         self._listener = listener
         self._map = map_of(target)
-        self._all: WeakKeyDictionary[asyncio.AbstractEventLoop, Lines] = WeakKeyDictionary()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lines: Lines | None = None
+        self._all: WeakKeyDictionary[asyncio.AbstractEventLoop, Lines[L]] = WeakKeyDictionary()
+        self._lines: Lines[L] | None = None
 
     def call(self, *command: str | bytes | int) -> asyncio.Future[Reply]:
         """See `Wire`."""
@@ -93,30 +100,30 @@ class LoopWire:
     async def close(self) -> None:
         """See `Wire`; connections of other loops went with their loops."""
         lines = self._all.pop(asyncio.get_running_loop(), None)
-        self._loop = self._lines = None
+        self._lines = None
         if lines is not None:
             await lines.close()
 
-    def here(self) -> Lines:
+    def here(self) -> Lines[L]:
         """The running loop's."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop or self._lines is None:
-            self._loop = loop
-            self._lines = self._all.get(loop)
-            if self._lines is None:
-                self._lines = self._all[loop] = Lines(
+        loop, lines = asyncio.get_running_loop(), self._lines
+        if lines is None or lines.loop is not loop:  # threads may have loops of their own
+            lines = self._all.get(loop)
+            if lines is None:
+                lines = self._all[loop] = Lines(
                     loop,
                     self._target,
                     self._scripts,
                     self._map,
                     self._endings,
                     self._count,
-                    None if self._listener is None else self._listener(),
+                    self._listener(),
                 )
-        return self._lines
+            self._lines = lines
+        return lines
 
 
-class Lines:
+class Lines(Generic[L]):
     """One loop's lines by server, and what waits until somebody said which server it is."""
 
     def __init__(
@@ -127,11 +134,11 @@ class Lines:
         map_: Map,
         endings: Endings | None,
         count: Count,
-        listener: Listener | None,
+        listener: L,
     ) -> None:
         """Connect to nobody yet."""
         self.listener = listener
-        self._loop = loop
+        self.loop = loop
         self._target = target
         self._scripts = scripts
         self._map = map_
@@ -150,7 +157,7 @@ class Lines:
         self, command: Command, node: Node | None = None, *, durable: bool = False
     ) -> asyncio.Future[Reply]:
         """Queue a command for this tick's write; the future has its reply or our error."""
-        loop = self._loop
+        loop = self.loop
         answer: asyncio.Future[Reply] = loop.create_future()
         if self._only is not None and node is None and not durable:
             self._only.send(Sent(command, answer, loop.time() + self._target.deadline_s))
@@ -192,15 +199,16 @@ class Lines:
             return self._durable_line(node)
         line = self._lines.get(node)
         if line is None:
+            listener: Listener | None = self.listener
             line = self._lines[node] = Line(
-                self._loop,
+                self.loop,
                 node,
                 self._target,
                 self._scripts,
                 self if self._map.moves else None,
                 only_primary=self._map.by_sentinel,
                 endings=self._endings,
-                tracker=None if self.listener is None else self.listener.tracker(node),
+                tracker=None if listener is None else listener.tracker(node),
             )
             if not self._map.moves:
                 self._only = line
@@ -210,7 +218,7 @@ class Lines:
         line = self._durable_lines.get(node)
         if line is None:
             line = self._durable_lines[node] = DurableLine(
-                self._loop,
+                self.loop,
                 node,
                 self._target,
                 self._scripts,
@@ -247,7 +255,7 @@ class Lines:
 
     def _park(self, sent: Sent) -> None:
         self._parked.append(sent)
-        self._loop.call_at(sent.until, self._expire, sent)
+        self.loop.call_at(sent.until, self._expire, sent)
         self._ask_somebody()
 
     def _expire(self, sent: Sent) -> None:
@@ -261,16 +269,16 @@ class Lines:
 
     def _ask_somebody(self) -> None:
         if self._asking is None:
-            self._asking = self._loop.create_task(self._ask())
+            self._asking = self.loop.create_task(self._ask())
 
     async def _ask(self) -> None:
         self._trouble = "closed"
         try:
-            await asyncio.sleep(max(0.0, self._asked_at + REFRESH_S - self._loop.time()))
+            await asyncio.sleep(max(0.0, self._asked_at + REFRESH_S - self.loop.time()))
             self._trouble = await self._ask_in_turn()
         finally:
             self._asking = None
-            self._asked_at = self._loop.time()
+            self._asked_at = self.loop.time()
             parked, self._parked = self._parked, []
             for sent in parked:
                 if sent.answer.done():

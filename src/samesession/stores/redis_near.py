@@ -29,7 +29,7 @@ from samesession.store import Store
 from samesession.stores.near import Feed, boot_ms
 from samesession.stores.near_copies import Copies, Witness
 from samesession.stores.redis import RedisStore, clock_ms, prefix_of, wiring
-from samesession.stores.redis_loops import Lines, LoopWire
+from samesession.stores.redis_loops import Lines, LoopWire, nobody
 from samesession.stores.redis_near_threads import TrackedThreadWire
 from samesession.stores.redis_target import Node, Target
 from samesession.stores.redis_threads import ThreadWire
@@ -121,17 +121,17 @@ class Speaker:
 class LoopFeed:
     """The connections of an event loop, and a timer for each that has copies in use."""
 
-    def __init__(self, wire: LoopWire) -> None:
+    def __init__(self, wire: LoopWire[Told]) -> None:
         """Follow a wire whose connections are tracked."""
         self._wire = wire
 
     def at_hand(self) -> Copies:
         """See `Feed`."""
-        return self._told(self._wire.here()).copies
+        return self._wire.here().listener.copies
 
     def here(self, key: Key) -> Copies:
         """See `Feed`; whoever listens on the loop has read everything."""
-        return self._told(self._wire.here()).copies
+        return self._wire.here().listener.copies
 
     def keep_up(self, witness: Witness) -> None:
         """See `Feed`."""
@@ -139,13 +139,13 @@ class LoopFeed:
         lines = self._wire.here()
         asyncio.get_running_loop().call_later(BEAT_MS / 1000, self._beat, lines, witness)
 
-    def _beat(self, lines: Lines, witness: Witness) -> None:
+    def _beat(self, lines: Lines[Told], witness: Witness) -> None:
         witness.beating = False
         if witness.over or not (witness.used and witness.listening):
             return
         if self._wire.here() is not lines:  # closed
             return
-        told, asked = self._told(lines), boot_ms()
+        told, asked = lines.listener, boot_ms()
         heartbeat = told.heartbeat(witness)
         witness.used = None
 
@@ -157,11 +157,6 @@ class LoopFeed:
         sent = lines.send(heartbeat, witness.where if told.scattered else None)
         sent.add_done_callback(answered)
         self.keep_up(witness)
-
-    def _told(self, lines: Lines) -> Told:
-        told = lines.listener
-        assert type(told) is Told
-        return told
 
     async def pause(self, ms: int) -> None:
         """See `Feed`."""
@@ -216,7 +211,7 @@ def near_loop(url: Url, limit_bytes: int, count: Count = uncounted) -> tuple[Sto
     target, scripts, endings = wiring(url, count)
     listener = _told(url, limit_bytes, target)
     tracked = LoopWire(target, scripts, endings, listener=listener)
-    wire = LoopWire(target, scripts, endings, count=count)
+    wire = LoopWire(target, scripts, endings, listener=nobody, count=count)
     return RedisStore(wire, prefix_of(url), clock_ms, endings, tracked), LoopFeed(tracked)
 
 

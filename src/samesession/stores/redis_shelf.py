@@ -7,7 +7,7 @@ from dataclasses import replace
 from samesession.adopt import LARGEST, Shelf
 from samesession.errors import ConfigError
 from samesession.settings import Url
-from samesession.stores.redis_loops import LoopWire
+from samesession.stores.redis_loops import LoopWire, nobody
 from samesession.stores.redis_target import Target
 from samesession.stores.redis_threads import ThreadWire
 from samesession.stores.redis_wire import Wire
@@ -32,7 +32,7 @@ class RedisShelf:
 
 def open_loop(url: Url) -> Shelf:
     """Open for event loops."""
-    return RedisShelf(LoopWire(_target(url), ()))
+    return RedisShelf(LoopWire(_target(url), (), listener=nobody))
 
 
 def open_threads(url: Url) -> Shelf:
