@@ -27,6 +27,8 @@ Short slices of baseline and contestant alternate, and each contestant's slice i
 baseline's right before and after it; the figure is the median of these multiples over all rounds,
 and the range in brackets is what single rounds gave. *Least* is the luckiest slice. Servers start
 anew in each round. Every answer was checked: each read returned the browser's own last write.
+Each browser reads once before its slice begins, because a near cache's lease (250 ms) lapses while
+others are measured.
 A touch (one more guarded step of samesession, at most once per idle/20 and session) is too rare to
 show. Compare inside a run, never across runs."""
 
