@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from samesession.cluster.settings import Now
-from samesession.cluster.wire import Beat, Frame
+from samesession.cluster.wire import Beat
 from samesession.commits import Tools
 from samesession.counts import Counts
 from samesession.lifecycle import Lifecycle
@@ -31,6 +31,7 @@ from tests.cluster.test_replica import (
     holding_news_back,
     other_than,
     outcome,
+    reading,
 )
 
 
@@ -117,24 +118,7 @@ def test_what_was_emptied_ended_by_the_clock_of_the_authority(ahead_ms: int) -> 
 def deaf_to_beats(host: Host) -> Callable[..., None]:
     """Beats do not reach a server; all else does."""
     receive = host.receive
-
-    def without(event: Callable[[Any], Any]) -> None:
-        def hearing(agent: Any) -> Any:
-            loads = agent._loads
-
-            def read(raw: bytes) -> Frame | None:
-                frame = loads(raw)
-                return None if frame and isinstance(frame.message, Beat) else frame
-
-            agent._loads = read
-            try:
-                return event(agent)
-            finally:
-                agent._loads = loads
-
-        receive(hearing)
-
-    return without
+    return lambda event: reading(receive, event, lambda _, message: not isinstance(message, Beat))
 
 
 def test_a_copy_of_an_end_waits_until_its_senders_clock_is_known() -> None:

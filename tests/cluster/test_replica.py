@@ -198,6 +198,29 @@ def test_a_rotation_while_its_shard_changes_hands_keeps_what_the_session_held() 
     assert sought >= 10  # it was exercised
 
 
+def reading(
+    receive: Callable[..., None], event: Callable[[Any], Any], wanted: Callable[[bytes, Any], bool]
+) -> None:
+    """Let an agent take something in, of whose frames it reads only those that are wanted."""
+
+    def hearing(agent: Any) -> Any:
+        loads = agent._loads
+
+        def read(raw: bytes) -> Any:
+            frame = loads(raw)
+            return (
+                frame if wanted(raw, frame.message if isinstance(frame, Frame) else None) else None
+            )
+
+        agent._loads = read
+        try:
+            return event(agent)
+        finally:
+            agent._loads = loads
+
+    receive(hearing)
+
+
 def holding_news_back(world: World, to: Host, key: Key, taken: list[int] | None = None) -> Any:
     """News of a record's end come to a server 100 ms late; or, with ``taken``, never."""
     receive = to.receive
@@ -205,24 +228,13 @@ def holding_news_back(world: World, to: Host, key: Key, taken: list[int] | None 
     def late(event: Callable[[Any], Any]) -> None:
         outputs: list[Any] = []
 
-        def hearing(agent: Any) -> Any:
-            loads = agent._loads
+        def wanted(raw: bytes, message: Any) -> bool:
+            if isinstance(message, News) and key in [item.key for item in message.endings]:
+                outputs.append(raw)
+                return False
+            return True
 
-            def read(raw: bytes) -> Any:
-                frame = loads(raw)
-                message = frame.message if isinstance(frame, Frame) else None
-                if isinstance(message, News) and key in [item.key for item in message.endings]:
-                    outputs.append(raw)
-                    return None
-                return frame
-
-            agent._loads = read
-            try:
-                return event(agent)
-            finally:
-                agent._loads = loads
-
-        receive(hearing)
+        reading(receive, event, wanted)
         for raw in outputs:
             if taken is None:
                 world.after(100, lambda raw=raw: receive(lambda agent: agent.heard(to.now, raw)))

@@ -77,6 +77,11 @@ _NOBODY = Witness()
 _NOBODY.over = True
 
 
+def cost_of(keys: int, size: int) -> int:
+    """Bytes in memory of a record with so many keys, and so many bytes in them and their values."""
+    return FIXED_COST + COST_PER_KEY * keys + COST_PER_BYTE * size
+
+
 class Copy:
     """One record, and who vouches for it."""
 
@@ -87,8 +92,7 @@ class Copy:
         self.record = record
         self.witness = witness
         values = record.values
-        size = len("".join(values)) + len(b"".join(values.values()))
-        self.cost = FIXED_COST + COST_PER_KEY * len(values) + COST_PER_BYTE * size
+        self.cost = cost_of(len(values), len("".join(values)) + len(b"".join(values.values())))
 
 
 class Errand(Struct, eq=False):

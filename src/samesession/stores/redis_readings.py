@@ -11,7 +11,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from samesession.record import Applied, Delta, Key, Record, after, alone
-from samesession.stores.near_copies import COST_PER_BYTE, COST_PER_KEY, FIXED_COST
+from samesession.stores.near_copies import cost_of
 from samesession.stores.redis_fields import field, stands
 from samesession.stores.redis_wire import Reply
 
@@ -55,8 +55,7 @@ class Readings:
         if kept is not None and kept.record is record:
             return
         # As a copy in a near cache; the three fields of our own make up for the answer itself.
-        size = FIXED_COST + COST_PER_KEY * len(answer) // 2 + COST_PER_BYTE * len(b"".join(answer))
-        reading = Reading(answer, record, size)
+        reading = Reading(answer, record, cost_of(len(answer) // 2, len(b"".join(answer))))
         with self._lock:
             self._drop(record.key)
             self._cost += reading.cost
