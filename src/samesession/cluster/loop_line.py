@@ -28,7 +28,6 @@ class LoopLine:
         self._path = path
         self._presence = Presence(path, ensure)
         self._wires: WeakKeyDictionary[asyncio.AbstractEventLoop, _Wire] = WeakKeyDictionary()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._wire: _Wire | None = None
 
     def here(self) -> None:
@@ -40,17 +39,17 @@ class LoopLine:
         loop = asyncio.get_running_loop()
         wire = self._wire
         self._presence.here()
-        if loop is not self._loop or wire is None:
+        if wire is None or wire.loop is not loop:  # threads may have loops of their own
             wire = self._wires.get(loop)
             if wire is None:
                 wire = self._wires[loop] = _Wire(loop, self._path)
-            self._loop, self._wire = loop, wire
+            self._wire = wire
         return await wire.ask(body, within_s)
 
     async def close(self) -> None:
         """See `Line`; connections of other loops went with their loops."""
         wire = self._wires.pop(asyncio.get_running_loop(), None)
-        self._loop = self._wire = None
+        self._wire = None
         if wire is not None:
             wire.close()
         self._presence.close()
@@ -60,7 +59,7 @@ class _Wire:
     """One loop's connection, made again when it breaks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: Path) -> None:
-        self._loop = loop
+        self.loop = loop
         self._path = path
         self._breaker = CircuitBreaker(clock=time.monotonic)
         self._connected: _Connection | None = None
@@ -69,7 +68,7 @@ class _Wire:
     async def ask(self, body: bytes, within_s: float) -> bytes:
         if not self._breaker.allows():
             raise StoreUnavailableError("the cluster's agent did not answer a moment ago")
-        until = self._loop.time() + within_s
+        until = self.loop.time() + within_s
         try:
             while True:
                 connection = self._connected
@@ -99,7 +98,7 @@ class _Wire:
         async with asyncio.timeout_at(until):
             while True:
                 if self._connecting is None or self._connecting.done():
-                    self._connecting = self._loop.create_task(self._connect(until))
+                    self._connecting = self.loop.create_task(self._connect(until))
                     self._connecting.add_done_callback(_quiet)
                 with suppress(TimeoutError):  # of whoever asked first
                     self._connected = await asyncio.shield(self._connecting)
@@ -108,11 +107,11 @@ class _Wire:
     async def _connect(self, until: float) -> _Connection:
         while True:
             with suppress(OSError):
-                _, connection = await self._loop.create_unix_connection(
-                    lambda: _Connection(self._loop), os.fspath(self._path)
+                _, connection = await self.loop.create_unix_connection(
+                    lambda: _Connection(self.loop), os.fspath(self._path)
                 )
                 return connection
-            if self._loop.time() >= until:
+            if self.loop.time() >= until:
                 raise TimeoutError
             await asyncio.sleep(RETRY_S)
 
